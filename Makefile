@@ -1,0 +1,36 @@
+# Two commands for a fresh machine: `make demo` and `make test`. Both make .venv where there is none.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= out
+
+.PHONY: demo test clean
+.DELETE_ON_ERROR:
+
+demo: .venv/installed-export
+	$(BIN)/python -m export.build_engine checkpoints/edge.pth --out $(OUT)/edge.engine
+	$(BIN)/python -m runtime examples/astronaut.jpg --engine $(OUT)/edge.onnx --out $(OUT)
+	@echo "Look at $(OUT)/astronaut.png; open $(OUT)/astronaut_0.obj in a mesh viewer."
+
+test: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: expected Python 3.11 or newer, got `$(PYTHON) --version`; run: make PYTHON=python3.11 ..."; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' \
+		|| { echo "error: $(PYTHON) lacks the venv module; on Debian run: apt-get install python3-venv"; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed-export: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[export]'
+	@touch $@
+
+.venv/installed-dev: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[export,train,dev]'
+	@touch $@ .venv/installed-export
+
+clean:
+	rm -rf .venv $(OUT) build *.egg-info

@@ -1,0 +1,5 @@
+"""Engines: a batch of crops in, parameters out. `load_engine(path)` picks one by the file's suffix."""
+
+from runtime.engines.base import Engine, load_engine
+
+__all__ = ["Engine", "load_engine"]

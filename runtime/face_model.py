@@ -1,0 +1,182 @@
+"""The face model (a 3D morphable model, 3DMM) and its decoding, from one file.
+
+Model frame: millimetres, origin at the middle of the face, +x to the subject's left (the viewer's right), +y up, +z out
+of the face. Coefficients count in standard deviations times the file's sigmas (1 in the bundled model). Parameters are
+
+    params = [P (3 × 4, row-major), α (shape), β (expression)]    vertices = P[:, :3] · (mean + S·α + E·β) + P[:, 3]
+
+in the crop's frame: pixels, x right, y down, z towards the viewer. 68 landmarks follow iBUG's numbering.
+Source: Blanz & Vetter 1999; the parameter layout is 3DDFA's (arXiv 1511.07212).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from runtime import safetensors
+from runtime.errors import FileFormatError, InvalidInputError
+from runtime.files import sha256
+
+FORMAT = "cln.face_model"
+VERSION = "1"
+POSE_SIZE = 12
+LANDMARKS = 68
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FaceModel:
+    """A 3DMM with N vertices, T triangles, S shape and E expression modes. Load it with `load_face_model`."""
+
+    name: str
+    license: str
+    sha256: str
+    mean: NDArray[np.float32]  # (N, 3) mm
+    shape_basis: NDArray[np.float32]  # (S, N, 3) mm per unit coefficient
+    expression_basis: NDArray[np.float32]  # (E, N, 3) mm per unit coefficient
+    shape_sigma: NDArray[np.float32]  # (S,) standard deviation of each coefficient
+    expression_sigma: NDArray[np.float32]  # (E,)
+    shape_mirror: NDArray[np.float32]  # (S,) ±1: the coefficients of a mirrored face, over the face's own
+    expression_mirror: NDArray[np.float32]  # (E,)
+    triangles: NDArray[np.int32]  # (T, 3) counter-clockwise seen from outside
+    landmark_vertices: NDArray[np.int32]  # (68,)
+    mirror: NDArray[np.int32]  # (N,) each vertex's partner across the symmetry plane
+    uv: NDArray[np.float32]  # (N, 2)
+    region: NDArray[np.uint8]  # (N,) index into region_names
+    region_names: tuple[str, ...]
+
+    @property
+    def shape_count(self) -> int:
+        """S, the number of shape coefficients."""
+        return len(self.shape_basis)
+
+    @property
+    def expression_count(self) -> int:
+        """E, the number of expression coefficients."""
+        return len(self.expression_basis)
+
+    @property
+    def num_params(self) -> int:
+        """12 + S + E."""
+        return POSE_SIZE + self.shape_count + self.expression_count
+
+    def landmarks(self, params: ArrayLike) -> NDArray[np.float32]:
+        """68 landmarks (…, 68, 3) in the crop's frame, of params (…, 12 + S + E) with at most one leading axis."""
+        return self._decode(params, self._landmark_rows)
+
+    def vertices(self, params: ArrayLike) -> NDArray[np.float32]:
+        """All vertices (…, N, 3) in the crop's frame, of params (…, 12 + S + E) with at most one leading axis."""
+        return self._decode(params, self._vertex_rows)
+
+    def check_params(self, params: ArrayLike) -> NDArray[np.float32]:
+        """`params` as float32 (…, 12 + S + E), or an `InvalidInputError`."""
+        values = np.asarray(params)
+        if (
+            not np.issubdtype(values.dtype, np.floating)
+            or values.ndim not in (1, 2)
+            or values.shape[-1] != self.num_params
+        ):
+            raise InvalidInputError(
+                f"params: expected floats of shape ({self.num_params},) or (B, {self.num_params}) for face model "
+                f"'{self.name}', got {values.dtype} {values.shape}; check that engine and face model belong together"
+            )
+        return values.astype(np.float32, copy=False)
+
+    @cached_property
+    def _vertex_rows(self) -> NDArray[np.float32]:
+        """(1 + S + E, 3N): mean and modes, one flat row each, so that decoding is one matrix product."""
+        modes = np.concatenate([self.mean[None], self.shape_basis, self.expression_basis])
+        return np.ascontiguousarray(modes.reshape(len(modes), -1))
+
+    @cached_property
+    def _landmark_rows(self) -> NDArray[np.float32]:
+        rows = self._vertex_rows.reshape(len(self._vertex_rows), -1, 3)
+        return np.ascontiguousarray(rows[:, self.landmark_vertices].reshape(len(rows), -1))
+
+    def _decode(self, params: ArrayLike, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        values = self.check_params(params)
+        batch = values.reshape(-1, self.num_params)
+        points = batch[:, POSE_SIZE:] @ rows[1:] + rows[0]
+        points = points.reshape(len(batch), rows.shape[1] // 3, 3)  # (B, N, 3) in the model frame
+        pose = batch[:, :POSE_SIZE].reshape(-1, 3, 4)
+        points = np.matmul(points, pose[:, :, :3].transpose(0, 2, 1)) + pose[:, None, :, 3]
+        return np.asarray(points if values.ndim == 2 else points[0], dtype=np.float32)
+
+
+def load_face_model(path: str | os.PathLike[str] | None = None) -> FaceModel:
+    """Loads a face model; the bundled one (MakeHuman's geometry, CC0) without a path.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: the file is truncated, inconsistent or no face model.
+    """
+    if path is None:
+        name, data = (
+            "bundled face model",
+            (resources.files("runtime") / "assets" / "face_model.safetensors").read_bytes(),
+        )
+    else:
+        with open(path, "rb") as file:
+            name, data = os.fspath(path), file.read()
+    tensors, metadata = safetensors.parse(data, name=name)
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+        raise FileFormatError(
+            f"{name}: expected a file of format '{FORMAT}' version {VERSION}, got "
+            f"'{metadata.get('format')}' version {metadata.get('version')}; convert or fetch the right one"
+        )
+    _check_tensors(name, tensors)
+    arrays: dict[str, Any] = {
+        key: value.astype(np.float32) if value.dtype == np.float16 else value for key, value in tensors.items()
+    }
+    return FaceModel(
+        name=metadata.get("name", name),
+        license=metadata.get("license", ""),
+        sha256=sha256(data),
+        region_names=tuple(metadata.get("region_names", "").split(",")),
+        **arrays,
+    )
+
+
+# name: (accepted types, shape in symbols that must agree)
+_LAYOUT: dict[str, tuple[tuple[str, ...], tuple[str | int, ...]]] = {
+    "mean": (("float32",), ("N", 3)),
+    "shape_basis": (("float16", "float32"), ("S", "N", 3)),
+    "expression_basis": (("float16", "float32"), ("E", "N", 3)),
+    "shape_sigma": (("float32",), ("S",)),
+    "expression_sigma": (("float32",), ("E",)),
+    "shape_mirror": (("float32",), ("S",)),
+    "expression_mirror": (("float32",), ("E",)),
+    "triangles": (("int32",), ("T", 3)),
+    "landmark_vertices": (("int32",), (LANDMARKS,)),
+    "mirror": (("int32",), ("N",)),
+    "uv": (("float32",), ("N", 2)),
+    "region": (("uint8",), ("N",)),
+}
+
+
+def _check_tensors(name: str, tensors: dict[str, NDArray[Any]]) -> None:
+    if set(tensors) != set(_LAYOUT):
+        raise FileFormatError(
+            f"{name}: expected the tensors {sorted(_LAYOUT)}, got {sorted(tensors)}; make the file anew"
+        )
+    sizes: dict[str | int, int] = {}
+    for key, (types, symbols) in _LAYOUT.items():
+        value = tensors[key]
+        expected = tuple(sizes.get(s, "any") if isinstance(s, str) else s for s in symbols)
+        fits = value.ndim == len(symbols) and all(e in ("any", n) for e, n in zip(expected, value.shape, strict=True))
+        if value.dtype.name not in types or not fits or value.size == 0:
+            raise FileFormatError(
+                f"{name}: expected '{key}' as {' or '.join(types)} {expected}, got {value.dtype} {value.shape}"
+            )
+        sizes.update({s: n for s, n in zip(symbols, value.shape, strict=True) if isinstance(s, str)})
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise FileFormatError(f"{name}: '{key}' holds NaN or infinity; make the file anew")
+    for key in ("triangles", "landmark_vertices", "mirror"):
+        if tensors[key].min() < 0 or tensors[key].max() >= sizes["N"]:
+            raise FileFormatError(f"{name}: '{key}' names vertices outside 0..{sizes['N'] - 1}; make the file anew")

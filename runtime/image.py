@@ -1,0 +1,67 @@
+"""What an image may be: uint8 (H, W, 3) in BGR order, as OpenCV reads it. Grey and BGRA are converted."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import FileFormatError, InvalidInputError
+
+# OpenCV addresses pixels of a warp's source with 16-bit integers.
+MAX_SIDE = 32766
+
+
+def as_bgr(image: Any) -> NDArray[np.uint8]:
+    """Returns `image` as uint8 (H, W, 3) BGR; no copy where it already is.
+
+    Args:
+        image: uint8 array of shape (H, W), (H, W, 1), (H, W, 3) in BGR or (H, W, 4) in BGRA.
+
+    Raises:
+        InvalidInputError: not an array, another type or shape, empty, or a side over 32766 pixels.
+    """
+    if not isinstance(image, np.ndarray):
+        raise InvalidInputError(
+            f"image: expected a uint8 array of shape (H, W, 3), got {type(image).__name__}; "
+            "read files with runtime.read_image(path)"
+        )
+    if image.dtype != np.uint8:
+        raise InvalidInputError(f"image: expected dtype uint8 (0..255), got {image.dtype}; scale and convert it first")
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        raise InvalidInputError(f"image: expected shape (H, W), (H, W, 3) or (H, W, 4), got {image.shape}")
+    if image.size == 0 or max(image.shape[:2]) > MAX_SIDE:
+        raise InvalidInputError(
+            f"image: expected sides of 1..{MAX_SIDE} pixels, got {image.shape[1]} x {image.shape[0]}"
+        )
+    if image.ndim == 2 or image.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
+    if image.shape[2] == 4:
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR), dtype=np.uint8)
+    return image
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Reads an image file as uint8 (H, W, 3) BGR, turned upright as its EXIF tag says.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: OpenCV cannot decode it.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: expected an image file, found none; check the path")
+    data = np.frombuffer(file.read_bytes(), dtype=np.uint8)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # OpenCV refuses some damaged headers by raising instead of returning None
+        image = None
+    if image is None:
+        raise FileFormatError(
+            f"{file}: expected an image (JPEG, PNG, …), got {data.size} bytes that OpenCV cannot decode"
+        )
+    return np.asarray(image, dtype=np.uint8)

@@ -1,0 +1,150 @@
+"""`Reconstructor`: from an image to faces — detection, crop, network, decoding."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib import resources
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from runtime.engines import Engine, load_engine
+from runtime.errors import FileFormatError, InvalidInputError, MismatchError
+from runtime.face import Face
+from runtime.face_model import FaceModel, load_face_model
+from runtime.image import as_bgr
+from runtime.roi import Roi, check_box, crop
+
+if TYPE_CHECKING:
+    from runtime.detection import FaceDetector
+
+
+class Reconstructor:
+    """Reconstructs all faces of an image; several faces go through the network as one batch.
+
+    Example:
+        with Reconstructor() as reconstruct:
+            for face in reconstruct(read_image("photo.jpg")):
+                print(face.pose.yaw, face.landmarks.shape)
+    """
+
+    def __init__(
+        self,
+        engine: str | os.PathLike[str] | Engine | None = None,
+        *,
+        face_model: str | os.PathLike[str] | FaceModel | None = None,
+        detector: FaceDetector | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Loads the engine and the face model.
+
+        Args:
+            engine: a `.onnx` or `.engine` file, or a loaded engine; default: the bundled `edge` network.
+            face_model: a face-model file or a loaded one; default: the bundled one.
+            detector: finds faces when no boxes are given; default: the bundled BlazeFace, loaded on first use.
+            threads: of ONNX Runtime, inside one operator.
+
+        Raises:
+            FileNotFoundError, FileFormatError, InvalidInputError, EngineUnavailableError: see `load_engine`.
+            MismatchError: the engine was built for another face model.
+        """
+        self.face_model = face_model if isinstance(face_model, FaceModel) else load_face_model(face_model)
+        self._detector = detector
+        if engine is None:
+            bundled = resources.files("runtime") / "assets" / "edge.onnx"
+            with resources.as_file(bundled) as path:
+                self.engine = load_engine(path, threads=threads)
+        elif isinstance(engine, str | os.PathLike):
+            self.engine = load_engine(engine, threads=threads)
+        else:
+            self.engine = engine
+        manifest = self.engine.manifest
+        if manifest.face_model_sha256 != self.face_model.sha256:
+            expected, got = f"{manifest.face_model_sha256[:12]}…", f"{self.face_model.sha256[:12]}…"
+            self.engine.close()
+            raise MismatchError(
+                f"engine: built for face model '{manifest.face_model}' ({expected}), "
+                f"got '{self.face_model.name}' ({got}); "
+                "pass the face model it was trained with, or an engine trained for this one"
+            )
+
+    def __call__(self, image: NDArray[np.uint8], boxes: ArrayLike | None = None) -> list[Face]:
+        """Reconstructs the faces of `image`, best detection first, or those in `boxes`, in their order.
+
+        Args:
+            image: uint8 (H, W, 3) BGR; grey and BGRA are converted.
+            boxes: (F, 4) rows of x, y, w, h in image pixels, tight around brows, chin and cheeks; skips detection.
+
+        Raises:
+            InvalidInputError: no image, or a box with NaN or without area.
+        """
+        frame = as_bgr(image)
+        if boxes is None:
+            found = self.detector.detect(frame)
+            from runtime.detection import roi_from_detection
+
+            rois, scores = [roi_from_detection(d) for d in found], [d.score for d in found]
+            outlines = [d.box for d in found]
+        else:
+            outlines = [check_box(box) for box in _rows(boxes)]
+            rois, scores = [Roi.from_box(box) for box in outlines], [1.0] * len(outlines)
+        return self._faces(self.run(frame, rois), rois, outlines, scores)
+
+    @property
+    def detector(self) -> FaceDetector:
+        """The detector in use."""
+        if self._detector is None:
+            from runtime.detection import BlazeFaceDetector
+
+            self._detector = BlazeFaceDetector()
+        return self._detector
+
+    def run(self, image: NDArray[np.uint8], rois: Sequence[Roi]) -> NDArray[np.float32]:
+        """Params (B, 12 + S + E) of the given regions: crop and network alone."""
+        return self.engine(crop(image, rois, self.engine.manifest.input_size))
+
+    def _faces(
+        self,
+        params: NDArray[np.float32],
+        rois: Sequence[Roi],
+        boxes: Sequence[tuple[float, float, float, float]],
+        scores: Sequence[float],
+    ) -> list[Face]:
+        if not np.isfinite(params).all():
+            raise FileFormatError("engine: expected finite params, got NaN or infinity; the engine file is damaged")
+        size = self.engine.manifest.input_size
+        landmarks = self.face_model.landmarks(params)
+        return [
+            Face(
+                box=box,
+                score=score,
+                roi=roi,
+                crop_size=size,
+                params=own,
+                landmarks=np.asarray(roi.to_image(points, size), dtype=np.float32),
+                model=self.face_model,
+            )
+            for box, score, roi, own, points in zip(boxes, scores, rois, params, landmarks, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Frees the engine."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _rows(boxes: Any) -> list[Any]:
+    try:
+        return list(boxes)
+    except TypeError:
+        raise InvalidInputError(f"boxes: expected rows of (x, y, w, h), got {boxes!r}") from None

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
+
+turns = st.floats(-179, 179)
+
+
+@given(st.floats(-89, 89), turns, turns)
+def test_angles_survive_the_rotation_matrix(yaw, pitch, roll):
+    rotation = euler_to_rotation(yaw, pitch, roll)
+    assert np.allclose(rotation @ rotation.T, np.eye(3)) and np.linalg.det(rotation) > 0
+    assert rotation_to_euler(rotation) == pytest.approx((yaw, pitch, roll), abs=1e-5)
+
+
+@given(st.sampled_from([-90.0, 90.0]), turns, turns)
+def test_at_gimbal_lock_the_rotation_still_survives(yaw, pitch, roll):
+    rotation = euler_to_rotation(yaw, pitch, roll)
+    assert np.allclose(euler_to_rotation(*rotation_to_euler(rotation)), rotation, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("angles", "nose_x", "nose_y", "crown_x"),
+    [
+        ((30, 0, 0), -1, 0, 0),  # yaw > 0: the nose goes to the image's left
+        ((0, 30, 0), 0, 1, 0),  # pitch > 0: the nose goes up
+        ((0, 0, 30), 0, 0, 1),  # roll > 0: clockwise, the crown goes to the image's right
+    ],
+)
+def test_signs(angles, nose_x, nose_y, crown_x):
+    rotation = euler_to_rotation(*angles)
+    nose, crown = rotation @ [0, 0, 1], rotation @ [0, 1, 0]
+    assert np.sign(np.round(nose[:2], 9)).tolist() == [nose_x, nose_y]
+    assert np.sign(np.round(crown[0], 9)) == crown_x
+
+
+@given(st.floats(0.01, 10), st.floats(-80, 80), turns, turns)
+def test_pose_matrix_comes_apart(scale, yaw, pitch, roll):
+    rotation = euler_to_rotation(yaw, pitch, roll)
+    pose = np.hstack([scale * np.diag([1, -1, 1]) @ rotation, [[1], [2], [0]]])
+    found_scale, found_rotation, translation = decompose(pose)
+    assert found_scale == pytest.approx(scale)
+    assert np.allclose(found_rotation, rotation, atol=1e-9) and translation.tolist() == [1, 2, 0]

@@ -1,0 +1,127 @@
+import sys
+
+import numpy as np
+import pytest
+
+from runtime import (
+    EngineUnavailableError,
+    FileFormatError,
+    InvalidInputError,
+    MismatchError,
+    Reconstructor,
+    load_face_model,
+    safetensors,
+)
+from runtime.detection import Detection
+from runtime.engines import load_engine
+from tests.runtime.conftest import SIZE, make_manifest, write_engine
+
+IMAGE = np.zeros((200, 300, 3), dtype=np.uint8)
+IMAGE[:, :150] = 10
+IMAGE[:, 150:] = 50
+BOXES = [(20, 40, 60, 80), (200, 60, 50, 50)]
+
+
+class Recorder:
+    """An engine that passes on to another and remembers the batches it saw."""
+
+    def __init__(self, engine):
+        self.engine, self.manifest, self.batches = engine, engine.manifest, []
+
+    def __call__(self, crops):
+        self.batches.append(len(crops))
+        return self.engine(crops)
+
+    def close(self):
+        self.engine.close()
+
+
+def test_faces_come_back_in_image_pixels_in_one_batch(engine_file):
+    engine = Recorder(load_engine(engine_file))
+    with Reconstructor(engine) as reconstruct:
+        faces = reconstruct(IMAGE, BOXES)
+    assert engine.batches == [2]
+    for face, box, grey in zip(faces, BOXES, (10, 50), strict=True):
+        side = max(box[2:]) * np.sqrt(2)
+        assert face.box == box and face.score == 1 and face.roi.side == pytest.approx(side)
+        middle = face.landmarks[[27, 28, 29, 30]].mean(axis=0)  # nose ridge: x = 0 in the model, tx = grey in the crop
+        expected = box[0] + box[2] / 2 + (grey - (SIZE - 1) / 2) * side / SIZE
+        assert middle[0] == pytest.approx(expected, abs=0.1)
+        assert np.allclose(face.vertices[face.model.landmark_vertices], face.landmarks, atol=1e-3)
+        assert (face.pose.yaw, face.pose.pitch, face.pose.roll) == pytest.approx((0, 0, 0), abs=1e-4)
+        assert face.pose.scale == pytest.approx(0.25 * side / SIZE)
+        assert face.landmarks[8, 1] > face.landmarks[27, 1]  # chin below brows: y points down
+
+
+def test_no_boxes_give_no_faces(engine_file):
+    with Reconstructor(engine_file) as reconstruct:
+        assert reconstruct(IMAGE, []) == [] and reconstruct(IMAGE, np.empty((0, 4))) == []
+
+
+def test_any_detector_with_the_method_will_do(engine_file):
+    class One:
+        def detect(self, image):
+            return [Detection(box=(20, 40, 60, 80), score=0.5)]
+
+    with Reconstructor(engine_file, detector=One()) as reconstruct:
+        (face,) = reconstruct(IMAGE)
+    assert face.score == 0.5 and face.box == (20, 40, 60, 80)
+
+
+def test_grey_images_are_converted_and_boxes_may_lie_outside(engine_file):
+    with Reconstructor(engine_file) as reconstruct:
+        assert len(reconstruct(IMAGE[..., 0], [(-50, -50, 40, 40), (290, 190, 400, 300)])) == 2
+
+
+@pytest.mark.parametrize("boxes", [[(1, 2, 3)], [(0, 0, 0, 1)], [(0, 0, np.nan, 1)], [None], 7, "boxes", (1, 2, 3, 4)])
+def test_bad_boxes_are_refused(engine_file, boxes):
+    with Reconstructor(engine_file) as reconstruct, pytest.raises(InvalidInputError, match=r"box.*expected .*got"):
+        reconstruct(IMAGE, boxes)
+
+
+@pytest.mark.parametrize("crops", [None, np.zeros((1, SIZE, SIZE, 3)), np.zeros((SIZE, SIZE, 3), dtype=np.uint8)])
+def test_bad_crops_are_refused(engine_file, crops):
+    with load_engine(engine_file) as engine, pytest.raises(InvalidInputError, match=r"crops: expected .*got"):
+        engine(crops)
+
+
+def test_an_engine_for_another_face_model_is_refused(tmp_path, engine_file):
+    tensors, metadata = safetensors.read("runtime/assets/face_model.safetensors")
+    other = tmp_path / "other.safetensors"
+    safetensors.write(other, tensors | {"mean": tensors["mean"] * np.float32(1.01)}, metadata)
+    with pytest.raises(MismatchError, match=r"built for face model .*got"):
+        Reconstructor(engine_file, face_model=other)
+    assert Reconstructor(engine_file, face_model=load_face_model()).face_model.num_params == 62
+
+
+def test_files_that_are_no_engine_are_refused(tmp_path, engine_file):
+    with pytest.raises(FileNotFoundError, match="expected an engine file"):
+        load_engine(tmp_path / "none.onnx")
+    with pytest.raises(InvalidInputError, match=r"\.onnx or \.engine"):
+        load_engine(tmp_path / "network.pth")
+    data = engine_file.read_bytes()
+    for content in (b"", b"junk" * 100, data[: len(data) // 2]):
+        engine_file.write_bytes(content)
+        with pytest.raises(FileFormatError, match="ONNX"):
+            load_engine(engine_file)
+    with pytest.raises(FileFormatError, match="manifest"):
+        load_engine(write_engine(tmp_path / "bare.onnx", None))
+    with pytest.raises(FileFormatError, match="graph's face"):
+        load_engine(write_engine(tmp_path / "size.onnx", make_manifest(input_size=SIZE * 2)))
+
+
+def test_a_closed_engine_says_so(engine_file):
+    engine = load_engine(engine_file)
+    engine.close()
+    engine.close()
+    with pytest.raises(InvalidInputError, match="closed"):
+        engine(np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8))
+
+
+def test_a_missing_library_is_named_with_the_way_out(engine_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineUnavailableError, match=r"pip install 'cln\[cpu\]'"):
+        load_engine(engine_file)
+    monkeypatch.undo()
+    with pytest.raises(EngineUnavailableError, match="Nowhere"):
+        load_engine(engine_file, providers=["NowhereExecutionProvider"])

@@ -1,0 +1,100 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime import InvalidInputError, Roi, crop
+
+coordinates = st.floats(-5000, 5000)
+rois = st.builds(Roi, center_x=coordinates, center_y=coordinates, side=st.floats(1, 4000))
+
+
+@given(rois, st.integers(1, 512), st.tuples(coordinates, coordinates, coordinates))
+def test_a_point_goes_to_the_crop_and_back(roi, size, point):
+    there = roi.to_crop(np.array([point]), size)
+    assert np.abs(roi.to_image(there, size) - point).max() < 1e-3
+
+
+@given(st.floats(-200, 300), st.floats(-200, 300), st.floats(4, 300), st.integers(4, 96))
+def test_crop_samples_what_to_image_says(center_x, center_y, side, size):
+    # On a ramp, bilinear sampling is exact and block averages shift nothing, so each crop pixel must show the value of
+    # the image point that it maps to; outside, edge pixels are replicated.
+    y, x = np.mgrid[0:120, 0:160]
+    image = np.stack([x, 2 * y, 159 - x], axis=2).astype(np.uint8)
+    roi = Roi(center_x=center_x, center_y=center_y, side=side)
+    u, v = np.meshgrid(np.arange(size), np.arange(size))
+    points = roi.to_image(np.stack([u, v], axis=2).astype(np.float64), size)
+    # Where the region is averaged first, pixels near the border mix blocks with the replicated edge.
+    margin = max(1, math.floor(side / size)) if side > 2 * size else 0
+    inside = np.ones((size, size), dtype=bool)
+    if margin:
+        inside = ((points > margin) & (points < np.array([159, 119]) - 2 * margin)).all(axis=2)
+    px, py = np.clip(points[..., 0], 0, 159), np.clip(points[..., 1], 0, 119)
+    expected = np.stack([px, 2 * py, 159 - px], axis=2)
+    error = np.abs(crop(image, [roi], size)[0] - expected)[inside]
+    assert error.size == 0 or error.max() <= 1.5  # averaging and sampling each round
+
+
+def test_a_large_face_does_not_alias():
+    stripes = np.tile(np.array([0, 255], dtype=np.uint8), (800, 400))
+    image = np.dstack([stripes] * 3)
+    result = crop(image, [Roi(center_x=400, center_y=400, side=640)], 64)
+    assert np.abs(result.astype(int) - 127).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("center", "side"),
+    [((-9e8, 0), 10), ((0, 9e8), 1e3), ((1e6, -1e6), 9e8), ((50, 50), 1e-6)],
+)
+def test_regions_far_out_or_of_odd_size_give_the_edge(center, side):
+    image = np.full((60, 80, 3), 77, dtype=np.uint8)
+    assert (crop(image, [Roi(center_x=center[0], center_y=center[1], side=side)], 16) == 77).all()
+
+
+def test_several_regions_come_back_in_order_and_none_as_an_empty_batch():
+    image = np.zeros((100, 100, 3), dtype=np.uint8)
+    image[:50] = 200
+    top, bottom = Roi(center_x=50, center_y=20, side=20), Roi(center_x=50, center_y=80, side=20)
+    batch = crop(image, [top, bottom], 8)
+    assert (batch[0] == 200).all() and (batch[1] == 0).all()
+    assert crop(image, [], 8).shape == (0, 8, 8, 3)
+
+
+def test_region_of_landmarks_is_the_longer_side_times_root_two():
+    roi = Roi.from_landmarks([(10, 20), (50, 100), (30, 40)])
+    assert (roi.center_x, roi.center_y) == (30, 60)
+    assert roi.side == pytest.approx(80 * math.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        None,
+        "photo.jpg",
+        np.zeros((4, 4, 3)),  # float
+        np.zeros((4, 4, 2), dtype=np.uint8),
+        np.zeros((0, 4, 3), dtype=np.uint8),
+        np.zeros((2, 4, 4, 3), dtype=np.uint8),
+        np.zeros((1, 40000, 3), dtype=np.uint8),
+    ],
+)
+def test_what_is_no_image_is_refused(image):
+    with pytest.raises(InvalidInputError, match=r"image: expected .*got"):
+        crop(image, [Roi(center_x=1, center_y=1, side=2)], 8)
+
+
+@pytest.mark.parametrize("channels", [None, 1, 4])
+def test_grey_and_bgra_are_converted(channels):
+    shape = (6, 6) if channels is None else (6, 6, channels)
+    assert (crop(np.full(shape, 9, dtype=np.uint8), [Roi(center_x=3, center_y=3, side=4)], 4) == 9).all()
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(1, 2, 3), (0, 0, 0, 5), (0, 0, 5, -1), (0, math.nan, 1, 1), "box", None, (0, 0, math.inf, 1), [[1, 2, 3, 4]]],
+)
+def test_what_is_no_box_is_refused(box):
+    with pytest.raises(InvalidInputError, match=r"box: expected .*got"):
+        Roi.from_box(box)
