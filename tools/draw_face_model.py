@@ -1,0 +1,126 @@
+"""Draw the face model for the documentation: docs/face_model.png.
+
+    python tools/draw_face_model.py [--face-model PATH] [--output PATH]
+
+Rows: the mean face from the front, at 45 degrees and in profile, with the 68 landmarks; random identities; expressions.
+The expressions are found in the model itself: each is the most probable coefficients that move the landmarks as named.
+Painter's algorithm, orthographic, twice the size and shrunk for smooth edges.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+from face_model.head_mesh import vertex_normals  # noqa: E402
+
+from runtime import safetensors  # noqa: E402
+from runtime.pose import euler_to_rotation  # noqa: E402
+
+TILE, SMALL, OVERSAMPLING = 384, 192, 2
+MILLIMETRES_ACROSS = 240.0
+SKIN = {"skin": (168, 190, 224), "lips": (128, 132, 205), "eyes": (240, 240, 240), "brows": (140, 164, 200)}
+LIGHT = np.array([-0.35, 0.45, 0.82])
+EXPRESSIONS = {
+    "jaw open": {57: (0, -26, -5), 8: (0, -26, -8), 66: (0, -25, -3), 51: (0, 0, 0), 62: (0, 0, 0)},
+    "smile": {48: (-8, 7, -5), 54: (8, 7, -5), 57: (0, 0, 0), 8: (0, 0, 0)},
+    "pucker": {48: (9, 0, 3), 54: (-9, 0, 3), 51: (0, 0, 4), 57: (0, 0, 4), 8: (0, 0, 0)},
+    "brows up": {19: (0, 8, 0), 24: (0, 8, 0), 21: (0, 8, 0), 22: (0, 8, 0), 37: (0, 0, 0), 41: (0, 0, 0)},
+    "frown": {19: (0, -5, 0), 24: (0, -5, 0), 21: (2, -6, 0), 22: (-2, -6, 0), 48: (0, -4, 0), 54: (0, -4, 0)},
+    "eyes closed": {37: (0, -8, 0), 38: (0, -8, 0), 43: (0, -8, 0), 44: (0, -8, 0), 19: (0, 0, 0), 24: (0, 0, 0)},
+}
+"""Landmark -> where it goes, in mm."""
+STILL = (range(17, 27), range(36, 48), range(48, 68))
+"""Brows, eyes, mouth: those that an expression does not name stay where they are."""
+SLACK_MM = 0.7
+"""How precisely an expression's landmarks must get there, against coefficients of size one."""
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--face-model", type=Path, default=ROOT / "runtime/assets/face_model.safetensors")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/face_model.png")
+    options = parser.parse_args()
+    tensors, metadata = safetensors.read(options.face_model)
+    colours = vertex_colours(tensors["region"], metadata["region_names"].split(","))
+    picture = compose(tensors, colours)
+    if not cv2.imwrite(str(options.output), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
+        parser.error(f"expected to write {options.output}, could not: name a writable .png")
+
+
+def vertex_colours(region: np.ndarray, names: list[str]) -> np.ndarray:
+    """BGR of each vertex, `(N, 3)`."""
+    return np.array([SKIN.get(name, SKIN["skin"]) for name in names], np.float64)[region]
+
+
+def compose(tensors: dict[str, np.ndarray], colours: np.ndarray) -> np.ndarray:
+    """The whole picture, BGR."""
+    mean = tensors["mean"].astype(np.float64)
+    marks = tensors["landmark_vertices"]
+    large = [render(mean, tensors["triangles"], colours, yaw, TILE, marks) for yaw in (0.0, -45.0, -90.0)]
+    rng = np.random.default_rng(7)
+    identities = []
+    shape_basis = tensors["shape_basis"].astype(np.float64)
+    for index in range(6):
+        face = mean + np.tensordot(rng.normal(size=len(shape_basis)), shape_basis, 1)
+        identities.append(render(face, tensors["triangles"], colours, (0.0, -30.0)[index % 2], SMALL, None))
+    expressions = []
+    for name, moves in EXPRESSIONS.items():
+        face = mean + expression(tensors["expression_basis"].astype(np.float64), marks, moves)
+        tile = render(face, tensors["triangles"], colours, 0.0, SMALL, None)
+        cv2.putText(tile, name, (6, SMALL - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (60, 60, 60), 1, cv2.LINE_AA)
+        expressions.append(tile)
+    return np.vstack([np.hstack(large), np.hstack(identities), np.hstack(expressions)])
+
+
+def expression(basis: np.ndarray, marks: np.ndarray, moves: dict[int, tuple[float, float, float]]) -> np.ndarray:
+    """Offsets `(N, 3)` of the most probable expression that moves the named landmarks so."""
+    still = [k for group in STILL if not set(group) & set(moves) for k in group]
+    moves = dict.fromkeys(still, (0.0, 0.0, 0.0)) | moves
+    columns = basis[:, marks[list(moves)]].reshape(len(basis), -1).T / SLACK_MM
+    wanted = np.array(list(moves.values()), np.float64).ravel() / SLACK_MM
+    coefficients = np.linalg.solve(columns.T @ columns + np.eye(len(basis)), columns.T @ wanted)
+    return np.tensordot(coefficients, basis, 1)
+
+
+def render(
+    vertices: np.ndarray, triangles: np.ndarray, colours: np.ndarray, yaw: float, size: int, marks: np.ndarray | None
+) -> np.ndarray:
+    """One view on white, `(size, size, 3)`; landmarks that face the viewer are drawn green, the others grey."""
+    scale = OVERSAMPLING * size / MILLIMETRES_ACROSS
+    turned = vertices @ euler_to_rotation(yaw, 0.0, 0.0).T
+    screen = turned[:, :2] * [scale, -scale] + OVERSAMPLING * size * np.array([0.5, 0.53])
+    corners = turned[triangles]
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+    smooth = vertex_normals(turned, triangles)[triangles].mean(1)
+    shade = 0.42 + 0.66 * np.clip(smooth @ LIGHT, 0.0, None)
+    colour = np.clip(colours[triangles].mean(1) * shade[:, None], 0, 255)
+    canvas = np.full((OVERSAMPLING * size, OVERSAMPLING * size, 3), 255, np.uint8)
+    for index in np.argsort(corners[:, :, 2].mean(1), kind="stable"):
+        if normal[index, 2] > 0.0:
+            polygon = np.round(screen[triangles[index]] * 16).astype(np.int32)
+            cv2.fillConvexPoly(canvas, polygon, colour[index].tolist(), cv2.LINE_8, 4)
+    if marks is not None:
+        facing = vertex_facing(len(vertices), triangles, normal)[marks]
+        order = np.argsort(facing, kind="stable")  # those that face away first, under the others
+        for (x, y), front in zip(np.round(screen[marks[order]] * 16).astype(int).tolist(), facing[order], strict=True):
+            cv2.circle(canvas, (x, y), 16 * 4, (40, 150, 0) if front else (170, 170, 170), -1, cv2.LINE_AA, 4)
+    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+
+
+def vertex_facing(count: int, triangles: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Whether each vertex has a triangle that faces the viewer."""
+    facing = np.zeros(count, bool)
+    facing[triangles[normal[:, 2] > 0.0].ravel()] = True
+    return facing
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The 68 landmarks (iBUG order, as AFLW2000-3D uses it) on MakeHuman's base mesh hm08.
+
+LANDMARKS maps a landmark to {base vertex: weight}; only the subject's right side (the image's left) and the middle are
+listed, MIRRORED_LANDMARK gives the other side. How they were settled, all on the skin that a viewer sees:
+
+- Jaw 0-16: 19 to 27 mm apart along the bony jaw line, from the front of one ear's root over the chin's lowest point
+  to the other's (the line is fixed on the surface: it is not the outline that the camera sees).
+- Brows 17-26: along the middle of the brow, from its outer to its inner end.
+- Nose 27-30: the ridge from the height of the eyes' corners to the foremost point, evenly; 31-35: the base, 33 in the
+  middle under the columella, 31 and 35 below the middle of the wings.
+- Eyes 36-47: where the lids meet, and the free edge of each lid at 0.28 and 0.66 of the width.
+- Mouth 48-59: the lips' red border, corners included; 60-67: the border where the lips meet, on the side one sees.
+"""
+
+MIRRORED_LANDMARK = (
+    *range(16, -1, -1),
+    *range(26, 16, -1),
+    *(27, 28, 29, 30, 35, 34, 33, 32, 31),
+    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
+    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65),
+)
+"""Landmark on the other side of the face, for each of the 68."""
+
+_VERTICES = {
+    2: 5759, 36: 24, 38: 54, 39: 69,
+    48: 3737, 49: 447, 50: 460, 51: 466, 57: 492, 60: 3735, 61: 471, 62: 474, 66: 493,
+}  # fmt: skip
+"""Landmarks that are a vertex of the base mesh."""
+_EDGES = {
+    0: (5738, 5765, 0.55), 1: (5727, 5735, 0.7), 3: (866, 911, 0.65), 4: (739, 895, 0.35), 5: (742, 893, 0.8),
+    6: (891, 3698, 0.55), 7: (914, 921, 0.35), 8: (732, 747, 0.45),
+    17: (261, 262, 0.55), 18: (225, 232, 0.75), 19: (222, 231, 0.5), 20: (222, 223, 0.6), 21: (208, 223, 0.4),
+    27: (132, 133, 0.5), 28: (131, 5063, 0.25), 29: (201, 291, 0.5), 30: (5054, 297, 0.5),
+    31: (285, 333, 0.7), 32: (285, 314, 0.8), 33: (317, 343, 0.5),
+    37: (6, 0, 0.4), 40: (47, 50, 0.45), 41: (36, 41, 0.7),
+    58: (486, 480, 0.3), 59: (406, 480, 0.35), 67: (487, 481, 0.35),
+}  # fmt: skip
+"""Landmarks between two vertices: from the first, so far towards the second."""
+LANDMARKS: dict[int, dict[int, float]] = {index: {vertex: 1.0} for index, vertex in _VERTICES.items()} | {
+    index: {first: 1.0 - share, second: share} for index, (first, second, share) in _EDGES.items()
+}
