@@ -1,0 +1,125 @@
+"""The checks of the export must be able to fail: ranges, precision names, parity gates."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from export import parity, plan  # noqa: E402
+from export.parity import FLOAT32_GATE, HALF_GATE, Comparison, ParityCrops, ParityError  # noqa: E402
+from export.precision import PrecisionError, half_range, precision_of, to_mixed  # noqa: E402
+from training.model import reparameterize  # noqa: E402
+
+T_X = 3  # column 3 of the first row of the pose matrix
+
+
+@pytest.fixture(scope="module")
+def crops():
+    noise = parity.noise_crops(64)
+    return ParityCrops(faces=noise[4:], noise=noise)
+
+
+@pytest.fixture(scope="module")
+def comparison(sources, crops):
+    return Comparison(sources.network, crops, sources.face_model)
+
+
+def off_by(network, pixels):
+    run = parity.torch_run(network)
+    return lambda crops: run(crops) + np.float32(pixels) * (np.arange(62) == T_X).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "gate", "passes"),
+    [(0.0, FLOAT32_GATE, True), (0.002, FLOAT32_GATE, False), (0.1, HALF_GATE, True), (0.2, HALF_GATE, False)],
+)
+def test_gates(sources, comparison, pixels, gate, passes):
+    run = off_by(sources.network, pixels)
+    if passes:
+        figures = comparison.measure("shifted", run, gate)
+        assert figures.max_landmark_px == pytest.approx(pixels, abs=1e-4)
+        assert figures.max_params == pytest.approx(pixels, abs=1e-4)
+        assert figures.crops == 4
+    else:
+        with pytest.raises(ParityError, match=rf"shifted: .* max {pixels:g} px"):
+            comparison.measure("shifted", run, gate)
+
+
+def test_infinity_on_noise_alone_fails(sources, comparison):
+    run = parity.torch_run(sources.network)
+
+    def breaks_on_noise(crops):
+        return run(crops) * (np.float32("nan") if len(crops) == 8 else np.float32(1))
+
+    with pytest.raises(ParityError, match="NaN or infinity"):
+        comparison.measure("noise", breaks_on_noise, HALF_GATE)
+
+
+def test_noise_is_gated_where_there_are_no_faces(sources):
+    noise = parity.noise_crops(64)
+    figures = Comparison(sources.network, ParityCrops(faces=noise[:0], noise=noise), sources.face_model).measure(
+        "same", parity.torch_run(sources.network), FLOAT32_GATE
+    )
+    assert figures.crops == len(noise)
+
+
+def test_mixed_network_leaves_the_original_alone_and_rounds(sources, crops):
+    fused = reparameterize(sources.network)
+    before = parity.torch_run(fused)(crops.faces)
+    mixed = parity.torch_run(to_mixed(fused))(crops.faces)
+    np.testing.assert_array_equal(parity.torch_run(fused)(crops.faces), before)
+    assert mixed.dtype == np.float32
+    assert 0 < np.abs(mixed - before).max() < 0.1
+
+
+@pytest.mark.parametrize("kind", ["weight", "output"])
+def test_range_sees_overflow(sources, crops, kind):
+    fused = reparameterize(sources.network)
+    found = half_range(fused, crops.faces)
+    assert 0 < found.largest_weight < 100
+    assert 0 < found.largest_activation < 1000
+    assert 0 <= found.subnormal_share < 0.1
+    if kind == "weight":
+        fused.global_stream[1][0].weight.data[0, 0, 0, 0] = 1e5
+    else:  # weights within the range, their sums beyond it
+        fused.global_stream[1][0].bias.data[0] = 4e4
+        fused.global_stream[1][0].weight.data[0] = 3e4
+    with pytest.raises(PrecisionError, match=rf"{kind} of 'global_stream\.1\.0.*float16's largest number"):
+        half_range(fused, crops.faces)
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        ({("Conv", "FLOAT"): 5, ("Gemm", "FLOAT"): 1}, "fp32"),
+        ({("Conv", "FLOAT16"): 5, ("Conv", "FLOAT"): 1}, "fp16-mixed"),
+        ({("CONVOLUTION", "HALF"): 5, ("CONVOLUTION", "FLOAT"): 1}, "fp16-mixed"),
+        ({("Conv", "FLOAT16"): 5}, None),  # the last layer has lost its float32
+        ({("Conv", "FLOAT16"): 5, ("Conv", "FLOAT"): 2}, None),  # a silent float32 layer
+        ({("Conv", "BFLOAT16"): 5, ("Conv", "FLOAT"): 1}, None),
+        ({}, None),
+    ],
+)
+def test_precision_is_read_from_the_layers(types, expected):
+    if expected is not None:
+        assert precision_of(types) == expected
+    else:
+        with pytest.raises(PrecisionError, match="expected float32 throughout"):
+            precision_of(types)
+
+
+def test_inspector_text():
+    layers = [{"Outputs": [{"Format/Datatype": "Half"}]}, {"Outputs": [{"Format/Datatype": "Float"}, {}]}, "a name"]
+    assert plan.count_formats(json.dumps({"Layers": layers})) == Counter({"Half": 1, "Float": 1})
+
+
+def test_rendered_faces(monkeypatch):
+    pytest.importorskip("numba")
+    monkeypatch.undo()
+    faces = parity.synthetic_faces(64, count=2)
+    assert faces.shape == (2, 64, 64, 3)
+    assert faces.dtype == np.uint8
+    assert np.abs(faces[0].astype(int) - faces[1]).mean() > 5
