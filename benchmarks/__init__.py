@@ -1,0 +1,1 @@
+"""Measurements: latency of engines and of the stages around them."""
