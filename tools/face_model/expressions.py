@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from face_model.makehuman import FACE_UNITS, Archive
+from tools.face_model.makehuman import FACE_UNITS, Archive
 
 UNUSED = ("eyeLook", "tongueOut")
 NEUTRAL_RATE = 0.12

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from face_model.landmarks import LANDMARKS, MIRRORED_LANDMARK
-from face_model.makehuman import Archive, BaseMesh, load_mask
+from tools.face_model.landmarks import LANDMARKS, MIRRORED_LANDMARK
+from tools.face_model.makehuman import Archive, BaseMesh, load_mask
 
 PARTS = ("skin", "left_eye", "right_eye", "upper_teeth", "lower_teeth", "tongue", "hair")
 GROUPS = (

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from face_model.makehuman import TARGETS, Archive
+from tools.face_model.makehuman import TARGETS, Archive
 
 PAIR_ENDINGS = (
     ("decr", "incr"),
