@@ -1,0 +1,202 @@
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.errors import InvalidInputError, MismatchError
+from runtime.face_model import FaceModel
+from tests.training.conftest import make_face_model
+from tests.training.test_model import TINY
+from training import train
+from training.checkpoint import load_checkpoint
+from training.config import TrainConfig, edge
+from training.data.samples import SyntheticSamples, parse_synthetic
+from training.train import Run, RunOptions, claim_folder, interruption, learning_rate, step_indices, whitening
+
+CONFIG = TrainConfig(
+    name="tiny", model=TINY, optimizer="adamw", batch_size=4, steps=6, warmup_steps=2, learning_rate=1e-3, ema_decay=0.9
+)
+
+
+class Memory:
+    """Samples of noise in memory."""
+
+    size = 40
+
+    def __init__(self, params: np.ndarray) -> None:
+        self.params = params
+        self.images = np.random.default_rng(0).integers(0, 256, (len(params), 40, 40, 3), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+    def batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.from_numpy(self.images[indices]), torch.from_numpy(self.params[indices])
+
+
+@pytest.fixture
+def make_run(face_model: FaceModel, make_params, tmp_path: Path):
+    samples, held_out = Memory(make_params(11, size=40)), Memory(make_params(5, size=40, seed=1))
+
+    def make(
+        name: str,
+        model: FaceModel = face_model,
+        config: TrainConfig = CONFIG,
+        *,
+        resume: bool = False,
+        **options: object,
+    ) -> Run:
+        run_options = RunOptions(
+            out=tmp_path / name, log_every=1, evaluate_every=3, tensorboard=False, **{"command": "test", **options}
+        )
+        state = claim_folder(run_options.out, config, model, resume=resume)
+        return Run(config, samples, held_out, model, run_options, state=state)
+
+    return make
+
+
+def test_stopping_and_resuming_ends_with_the_weights_of_an_unbroken_run(make_run) -> None:
+    torch.set_num_threads(1)
+    whole = make_run("whole")
+    assert whole.train()
+    broken = make_run("broken")
+    broken.options = dataclasses.replace(broken.options, minutes=0.0)
+    assert not broken.train()
+    for _ in range(4):
+        broken.train_step()
+    broken.save()
+    torch.manual_seed(99)
+    resumed = make_run("broken", resume=True)
+    assert resumed.step == 4
+    assert resumed.train()
+    for mine, expected in ((resumed.model, whole.model), (resumed.average.model, whole.average.model)):
+        for name, value in expected.state_dict().items():
+            assert torch.equal(mine.state_dict()[name], value), name
+
+
+def test_a_run_leaves_its_figures_and_a_checkpoint(make_run, face_model: FaceModel) -> None:
+    run = make_run("run", bf16=True)
+    start = [parameter.detach().clone() for parameter in run.model.parameters()]
+    run.train()
+    assert all(not torch.equal(a, b) for a, b in zip(start, run.model.parameters(), strict=True))
+    lines = [json.loads(line) for line in (run.options.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 3, 4, 5, 6, 6]
+    assert {"total", "wpdc", "wing"} <= lines[0].keys() and "held_out_nme" in lines[-1]
+    checkpoint = load_checkpoint(run.options.out / "best.pth", face_model)
+    assert checkpoint.test["held_out_nme"] == pytest.approx(min(line.get("held_out_nme", 1e9) for line in lines))
+    assert checkpoint.command == "test"
+    assert torch.equal(checkpoint.whitening_std, run.model.whitening_std)
+    assert checkpoint.whitening_std[11] == 0
+
+
+def test_an_old_run_is_not_overwritten_and_another_one_is_not_resumed(make_run) -> None:
+    make_run("run").save()
+    with pytest.raises(InvalidInputError, match="--resume"):
+        make_run("run")
+    with pytest.raises(MismatchError, match="face model"):
+        make_run("run", model=make_face_model(seed=1), resume=True)
+    with pytest.raises(MismatchError, match="network"):
+        other = dataclasses.replace(CONFIG, model=dataclasses.replace(TINY, cat=False))
+        make_run("run", config=other, resume=True)
+
+
+def test_nothing_to_resume_is_said_at_once(make_run) -> None:
+    with pytest.raises(FileNotFoundError, match="--resume"):
+        make_run("nowhere", resume=True)
+
+
+def test_gradients_that_are_not_finite_change_nothing(make_run) -> None:
+    run = make_run("run")
+    run.samples.params = run.samples.params.copy()
+    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    run.samples.params[:] = np.nan
+    run.train_step()
+    assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
+    run.bad_steps = 19
+    with pytest.raises(InvalidInputError, match="learning rate"):
+        run.train_step()
+
+
+def test_an_epoch_shows_every_sample_once() -> None:
+    picked = np.concatenate([step_indices(12, 4, 0, step) for step in range(6)])
+    assert np.bincount(picked).tolist() == [2] * 12
+    assert sorted(picked[:12]) == list(range(12))
+    assert (step_indices(12, 4, 0, 1) == step_indices(12, 4, 0, 1)).all()
+    across = np.concatenate([step_indices(10, 4, 0, step) for step in range(5)])  # a step may span two epochs
+    assert np.bincount(across).tolist() == [2] * 10
+
+
+def test_schedule_warms_up_and_ends_at_nothing() -> None:
+    config = dataclasses.replace(edge(), steps=1000, warmup_steps=10, learning_rate=1.0)
+    assert learning_rate(config, 0) == pytest.approx(0.1, rel=1e-3)
+    assert learning_rate(config, 500) == pytest.approx(0.5)
+    assert learning_rate(config, 1000) == pytest.approx(0.0)
+
+
+def test_whitening_statistics_know_a_constant() -> None:
+    params = torch.randn(500, 62) * 3 + 7
+    params[:, 11] = 0
+    mean, std = whitening(params)
+    torch.testing.assert_close(mean[0], params[:, 0].mean())
+    assert std[11] == 0 and std[0] == pytest.approx(3, rel=0.2)
+
+
+def test_a_signal_sets_the_flag_and_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with interruption() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.is_set
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+class Counting:
+    """A factory that tells in each image which sample it is."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.seed, self.rendered = size, seed, 0
+
+    def sample(self, index: int) -> SimpleNamespace:
+        self.rendered += 1
+        image = np.full((self.size, self.size, 3), index % 256, np.uint8)
+        return SimpleNamespace(image=image, params=np.full(62, index + self.seed, np.float32))
+
+
+def test_cache_renders_once_grows_and_is_resumable(tmp_path: Path) -> None:
+    made = []
+
+    def factory(size: int, seed: int) -> Counting:
+        made.append(Counting(size, seed))
+        return made[-1]
+
+    def cache(count: int, seed: int = 0) -> SyntheticSamples:
+        return SyntheticSamples(count, tmp_path, size=8, seed=seed, version="t", make_factory=factory)
+
+    cache(5).fill(progress=False)
+    larger = cache(9)
+    assert larger.missing().tolist() == [5, 6, 7, 8]
+    with pytest.raises(InvalidInputError, match="fill"):
+        larger.batch(np.array([6]))
+    larger.fill(progress=False)
+    assert [factory.rendered for factory in made] == [5, 4]
+    images, params = cache(3).batch(np.array([0, 2]))
+    assert images[:, 0, 0, 0].tolist() == [0, 2] and params[:, 0].tolist() == [0, 2]
+    assert images.shape == (2, 8, 8, 3) and params.dtype == torch.float32
+    assert len(cache(3, seed=4).missing()) == 3  # another seed's samples are others
+
+
+@pytest.mark.parametrize("text", ["synthetic:0", "synthetic:", "synthetic:x", "folder:3", "synthetic"])
+def test_data_that_cannot_be_meant_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInputError, match="synthetic:N"):
+        parse_synthetic(text)
+
+
+def test_command_line_gives_one_line_and_2(capsys, tmp_path: Path) -> None:
+    assert train.main(["--data", "nothing", "--out", str(tmp_path / "run")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: Expected synthetic:N") and captured.err.count("\n") == 1

@@ -1,0 +1,198 @@
+"""From a batch of wider images to a batch of training crops, image and label by one map. Pure torch.
+
+Images uint8 (B, W, W, 3), BGR, with params (B, 62) in their pixel frame (0-based, x right, y down) become crops uint8
+(B, S, S, 3) with params in the crop's frame. The crop is the landmarks' region (`runtime.roi`: the box's middle, sqrt 2
+times its longer side) after a turn of the image, jittered; edge pixels are replicated.
+
+A map of the image is x' = A x + b with A = scale * rotation * (mirror); labels follow exactly (`transform_params`).
+All randomness comes from torch's global generator, which the training loop seeds for every step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from runtime.face_model import POSE_SIZE
+from training.config import AugmentConfig
+from training.decoder import Decoder, pose_matrix
+
+_ROI_FACTOR = math.sqrt(2.0)
+_GREY = (0.114, 0.587, 0.299)  # BT.601 weights of B, G, R
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jitter:
+    """How each sample's crop departs from its landmarks' region, tensors (B,)."""
+
+    angle: Tensor
+    """Radians the image is turned by, from x towards y (clockwise as seen)."""
+    zoom: Tensor
+    """Factor on the region's side: above 1, the face gets smaller."""
+    shift_x: Tensor
+    """Shift of the region as a share of its side."""
+    shift_y: Tensor
+    flip: Tensor
+    """Bool: mirrored left to right."""
+
+
+def no_jitter(batch: int, device: torch.device | None = None) -> Jitter:
+    """The landmarks' region itself."""
+    zero = torch.zeros(batch, device=device)
+    return Jitter(angle=zero, zoom=zero + 1.0, shift_x=zero, shift_y=zero, flip=zero.bool())
+
+
+def draw_jitter(batch: int, config: AugmentConfig, device: torch.device | None = None) -> Jitter:
+    """A random departure for each sample."""
+    turn = torch.randn(batch, device=device).clamp(-3.0, 3.0) * math.radians(config.rotation)
+    zoom, shift_x, shift_y = (torch.rand(3, batch, device=device) * 2.0 - 1.0).unbind()
+    return Jitter(
+        angle=turn,
+        zoom=(zoom * config.zoom).exp(),
+        shift_x=shift_x * config.shift,
+        shift_y=shift_y * config.shift,
+        flip=torch.rand(batch, device=device) < config.flip_probability,
+    )
+
+
+def mirror_params(params: Tensor, width: int, decoder: Decoder) -> Tensor:
+    """Params (B, 62) of the images mirrored left to right, x' = width - 1 - x: D P D with D = diag(-1, 1, 1)."""
+    sign = torch.ones(3, 4, device=params.device)
+    sign[0, 1:] = -1.0
+    sign[1:, 0] = -1.0
+    pose = pose_matrix(params) * sign
+    shift = torch.zeros_like(pose)
+    shift[:, 0, 3] = width - 1.0
+    return torch.cat([(pose + shift).flatten(1), params[:, POSE_SIZE:] * decoder.mirror_signs], dim=1)
+
+
+def transform_params(params: Tensor, rotation: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """Params (B, 62) after x' = scale * rotation @ x + offset of the image.
+
+    Args:
+        params: Parameters in the frame before.
+        rotation: Proper 2D rotations (B, 2, 2).
+        scale: (B,); z scales too.
+        offset: (B, 2).
+    """
+    pose = pose_matrix(params)
+    plane = scale[:, None, None] * (rotation @ pose[:, :2])  # (B, 2, 4)
+    plane = torch.cat([plane[:, :, :3], plane[:, :, 3:] + offset[:, :, None]], dim=2)
+    depth = scale[:, None, None] * pose[:, 2:]
+    return torch.cat([torch.cat([plane, depth], dim=1).flatten(1), params[:, POSE_SIZE:]], dim=1)
+
+
+def crop_batch(images: Tensor, params: Tensor, decoder: Decoder, size: int, jitter: Jitter) -> tuple[Tensor, Tensor]:
+    """Crops float32 (B, 3, S, S), 0..255, and their params, of images uint8 (B, W, W, 3) and params (B, 62)."""
+    width = images.shape[2]
+    flip = jitter.flip[:, None]
+    params = torch.where(flip, mirror_params(params, width, decoder), params)
+    cos, sin = jitter.angle.cos(), jitter.angle.sin()
+    rotation = torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1)  # (B, 2, 2)
+    turned = decoder.landmarks(params)[:, :, :2] @ rotation.transpose(1, 2)
+    low, high = turned.amin(dim=1), turned.amax(dim=1)
+    side = (high - low).amax(dim=1) * _ROI_FACTOR * jitter.zoom
+    center = (low + high) / 2 + torch.stack([jitter.shift_x, jitter.shift_y], dim=1) * side[:, None]
+    scale = size / side
+    offset = (size - 1) / 2 - scale[:, None] * center
+    crops = _resample(images, rotation, scale, offset, flip, size)
+    return crops, transform_params(params, rotation, scale, offset)
+
+
+def _resample(images: Tensor, rotation: Tensor, scale: Tensor, offset: Tensor, flip: Tensor, size: int) -> Tensor:
+    """Bilinear crops (B, 3, S, S) under x' = scale * rotation @ mirror(x) + offset."""
+    width = images.shape[2]
+    axis = torch.arange(size, device=images.device, dtype=torch.float32)
+    grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).reshape(1, -1, 2)  # (1, S * S, 2)
+    # Row vectors times the rotation are column vectors times its transpose, its inverse.
+    source = ((grid - offset[:, None]) / scale[:, None, None]) @ rotation
+    x = torch.where(flip, width - 1 - source[..., 0], source[..., 0])
+    unit = (torch.stack([x, source[..., 1]], dim=-1) * 2 + 1) / width - 1  # pixel centres at half-integers
+    pixels = images.permute(0, 3, 1, 2).float()
+    unit = unit.reshape(-1, size, size, 2)
+    return functional.grid_sample(pixels, unit, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def to_uint8(crops: Tensor) -> Tensor:
+    """Float (B, 3, S, S), 0..255 -> uint8 (B, S, S, 3), as the network takes them."""
+    return crops.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def aligned_crops(images: Tensor, params: Tensor, decoder: Decoder, size: int) -> tuple[Tensor, Tensor]:
+    """Crops uint8 (B, S, S, 3) at the landmarks' regions, and their params: what an evaluation sees."""
+    crops, labels = crop_batch(images, params, decoder, size, no_jitter(len(images), images.device))
+    return to_uint8(crops), labels
+
+
+def augmented_crops(
+    images: Tensor, params: Tensor, decoder: Decoder, size: int, config: AugmentConfig
+) -> tuple[Tensor, Tensor]:
+    """Random crops uint8 (B, S, S, 3) with random looks, and their params."""
+    crops, labels = crop_batch(images, params, decoder, size, draw_jitter(len(images), config, images.device))
+    return to_uint8(change_looks(crops, config)), labels
+
+
+def change_looks(crops: Tensor, config: AugmentConfig) -> Tensor:
+    """Light, colour, sharpness, noise and occlusion at random; float (B, 3, S, S), 0..255, in and out."""
+    crops = _soften(crops, config)
+    crops = _relight(crops, config)
+    noisy = _chosen(crops, config.noise_probability)
+    strength = torch.rand(len(noisy), 1, 1, 1, device=crops.device) * (255.0 * config.noise)
+    crops[noisy] += torch.randn_like(crops[noisy]) * strength
+    return _erase(crops, config)
+
+
+def _chosen(crops: Tensor, probability: float) -> Tensor:
+    """Indices of random samples of a batch: work on a few of them, not on all."""
+    return torch.nonzero(torch.rand(len(crops), device=crops.device) < probability).flatten()
+
+
+def _relight(crops: Tensor, config: AugmentConfig) -> Tensor:
+    batch, device = len(crops), crops.device
+    signed = torch.rand(batch, 6, 1, 1, device=device) * 2 - 1
+    gain = (1 + config.contrast * signed[:, :1]) * (1 + config.colour * signed[:, 3:])
+    unit = (crops / 255.0).clamp(0, 1).pow((config.gamma * signed[:, 1:2]).exp())
+    unit = (unit - 0.5) * gain + 0.5 + config.brightness * signed[:, 2:3]
+    weights = torch.tensor(_GREY, device=device)[None, :, None, None]
+    colourless = _chosen(crops, config.grey_probability)
+    unit[colourless] = (unit[colourless] * weights).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    return unit.mul_(255.0)
+
+
+def _soften(crops: Tensor, config: AugmentConfig) -> Tensor:
+    """Blur some samples, and take others down to a lower resolution and back."""
+    size = crops.shape[-1]
+    result = crops.clone()
+    blurred = _chosen(crops, config.blur_probability)
+    if len(blurred):
+        sharp = result[blurred]
+        once = functional.avg_pool2d(functional.pad(sharp, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+        result[blurred] = torch.lerp(sharp, once, torch.rand(len(blurred), 1, 1, 1, device=crops.device))
+    coarse = _chosen(crops, config.low_resolution_probability)
+    if len(coarse):
+        small = max(8, int(size * (0.3 + 0.5 * float(torch.rand(())))))
+        down = functional.interpolate(result[coarse], size=(small, small), mode="bilinear", antialias=True)
+        result[coarse] = functional.interpolate(down, size=(size, size), mode="bilinear")
+    return result
+
+
+def _erase(crops: Tensor, config: AugmentConfig) -> Tensor:
+    """Cover a random rectangle of some samples with a colour, half of them with noise on it."""
+    chosen = _chosen(crops, config.erase_probability)
+    count, size, device = len(chosen), crops.shape[-1], crops.device
+    low, high = config.erase_size
+    extent = (low + (high - low) * torch.rand(count, 2, device=device)) * size
+    middle = torch.rand(count, 2, device=device) * size
+    axis = torch.arange(size, device=device) + 0.5
+    inside = (axis - middle[:, :, None]).abs() * 2 < extent[:, :, None]  # (b, 2, S)
+    mask = (inside[:, 1, :, None] & inside[:, 0, None, :])[:, None]  # (b, 1, S, S)
+    colour = torch.rand(count, 3, 1, 1, device=device) * 255.0
+    grain = torch.randn(count, 3, size, size, device=device) * (
+        60.0 * (torch.rand(count, 1, 1, 1, device=device) < 0.5)
+    )
+    crops[chosen] = torch.where(mask, colour + grain, crops[chosen])
+    return crops

@@ -1,0 +1,1 @@
+"""Data sets: cached synthetic samples (`samples`) and AFLW2000-3D (`aflw2000`)."""

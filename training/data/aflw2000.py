@@ -1,0 +1,80 @@
+"""AFLW2000-3D (Zhu et al., CVPR 2016): a folder of NAME.jpg with NAME.mat beside it.
+
+Of each .mat: pt3d_68 (3, 68), image landmarks, Matlab's 1-based pixels, y down, hidden ones included; Pose_Para (1, 7)
+= pitch, yaw, roll (radians), translation, scale. Landmarks are handed out 0-based, angles in degrees.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import FileFormatError
+
+LANDMARKS = 68
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AnnotatedFace:
+    """One face of the set."""
+
+    stem: str
+    image_path: Path
+    landmarks: NDArray[np.float64]  # (68, 3) image pixels, 0-based
+    yaw: float
+    pitch: float
+    roll: float
+
+
+def load_aflw2000(folder: str | os.PathLike[str]) -> list[AnnotatedFace]:
+    """All faces of a folder, by name.
+
+    Raises:
+        FileNotFoundError: No such folder.
+        FileFormatError: No .mat file in it, one without its image, or one of another layout.
+    """
+    directory = Path(folder)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: expected the folder of AFLW2000-3D, found none; check the path.")
+    paths = sorted(directory.glob("*.mat"))
+    if not paths:
+        raise FileFormatError(
+            f"{directory}: expected NAME.jpg and NAME.mat files, got no .mat; unpack AFLW2000-3D there."
+        )
+    return [_load_face(path) for path in paths]
+
+
+def _load_face(path: Path) -> AnnotatedFace:
+    image = path.with_suffix(".jpg")
+    if not image.is_file():
+        raise FileFormatError(f"{path}: expected its image {image.name} beside it, found none; copy it there.")
+    content = _load_mat(path)
+    points = _array(path, content, "pt3d_68", 3 * LANDMARKS).reshape(3, LANDMARKS).T
+    pose = _array(path, content, "Pose_Para", 7).ravel()
+    pitch, yaw, roll = (float(value) for value in np.degrees(pose[:3]))
+    shifted = points - np.array([1.0, 1.0, 0.0])
+    return AnnotatedFace(stem=path.stem, image_path=image, landmarks=shifted, yaw=yaw, pitch=pitch, roll=roll)
+
+
+def _load_mat(path: Path) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    try:
+        return dict(loadmat(path))
+    except Exception as error:  # scipy's reader raises whatever a broken file makes it trip over
+        raise FileFormatError(f"{path}: expected a Matlab 5 file, got one that can't be read ({error}).") from error
+
+
+def _array(path: Path, content: dict[str, Any], name: str, size: int) -> NDArray[np.float64]:
+    value = content.get(name)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.size != size:
+        got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else "nothing"
+        raise FileFormatError(f"{path}: expected {name} with {size} numbers, got {got}; use AFLW2000-3D's own files.")
+    if not np.isfinite(value).all():
+        raise FileFormatError(f"{path}: {name} holds NaN or infinity; fetch the file anew.")
+    return np.asarray(value, dtype=np.float64)

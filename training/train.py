@@ -1,0 +1,487 @@
+"""Training: `python -m training.train --config edge --data synthetic:N[:CACHE] --out RUN_DIR`.
+
+RUN_DIR holds `metrics.jsonl` (one object a line), `last.pth` (all that a resumed run needs) and `best.pth` (the
+checkpoint of the averaged weights with the lowest NME on held-out rendered faces; photographs given with --val are
+only reported). Ctrl-C or SIGTERM ends a run after the step in progress; `--resume` goes on. Each step seeds torch's
+generator from the run's seed and its own number and picks its samples from that number, so a resumed run ends with
+the weights of one that was never stopped (the same machine and thread count given).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from runtime.errors import ClnError, FileFormatError, InvalidInputError, MismatchError
+from runtime.face_model import FaceModel, load_face_model
+from runtime.files import write_atomically
+from training.augment import augmented_crops
+from training.checkpoint import Checkpoint, dump, load_plain, save_checkpoint
+from training.config import PRESETS, TrainConfig
+from training.data.aflw2000 import AnnotatedFace, load_aflw2000
+from training.data.samples import HELD_OUT_SEED, Samples, SyntheticSamples, image_size, parse_synthetic
+from training.decoder import Decoder
+from training.evaluate import Accuracy, evaluate_real, evaluate_synthetic, torch_predictor
+from training.losses import FaceLoss, Losses
+from training.model import CLN
+
+logger = logging.getLogger(__name__)
+
+STATE_FORMAT = "cln.training_state"
+STATE_NAME = "last.pth"
+WHITENING_SAMPLES = 2000
+_BAD_STEPS = 20
+"""Steps with a gradient that isn't finite that are skipped in a row before the run gives up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run needs beside its config; none of it changes the weights that `steps` steps give, save `bf16`."""
+
+    out: Path
+    minutes: float | None = None
+    """Stop after so many minutes as if interrupted."""
+    bf16: bool = False
+    """Autocast the streams to bfloat16; head, losses and weights stay in float32."""
+    log_every: int = 50
+    evaluate_every: int = 1000
+    data: str = ""
+    command: str = ""
+    tensorboard: bool = True
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a half cosine to zero at the last step."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    return config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / config.steps)))
+
+
+def step_indices(count: int, batch: int, seed: int, step: int) -> NDArray[np.int64]:
+    """The samples of a step: consecutive parts of one random permutation for each epoch, sorted for the disk's sake."""
+    positions = np.arange(step * batch, (step + 1) * batch)
+    epochs = positions // count
+    picked = [
+        np.random.default_rng((seed, int(epoch))).permutation(count)[positions[epochs == epoch] % count]
+        for epoch in np.unique(epochs)
+    ]
+    return np.sort(np.concatenate(picked))
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Make all that a step draws a function of the run's seed and the step."""
+    torch.manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
+
+
+def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The config's optimiser; norms, biases and the position embedding don't decay."""
+    matrices = [p for name, p in model.named_parameters() if p.dim() > 1 and not name.endswith("position")]
+    rest = [p for name, p in model.named_parameters() if p.dim() <= 1 or name.endswith("position")]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate)
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
+
+
+class Average:
+    """Exponential moving average of a network's weights and statistics."""
+
+    def __init__(self, model: CLN, decay: float) -> None:
+        """Start from the network's present weights."""
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: CLN, step: int) -> None:
+        """Move towards the network; quicker in the first steps, which start from random weights."""
+        share = 1.0 - min(self.decay, (1 + step) / (10 + step))
+        for mine, its in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(its, share)
+            else:
+                mine.copy_(its)
+
+
+class Run:
+    """One training run: network, optimiser, average, and where they stand."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        samples: Samples,
+        held_out: Samples,
+        face_model: FaceModel,
+        options: RunOptions,
+        photographs: list[AnnotatedFace] | None = None,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Set up a new run, or go on from an interrupted one's state (see `claim_folder`)."""
+        self.config, self.options, self.face_model = config, options, face_model
+        self.samples, self.held_out, self.photographs = samples, held_out, photographs
+        self.decoder = Decoder(face_model)
+        self.loss = FaceLoss(config.loss, self.decoder, config.model.input_size)
+        torch.manual_seed(config.seed)
+        self.model = CLN(config.model).to(memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(config, self.model)
+        self.step, self.best, self.bad_steps = 0, math.inf, 0
+        if state is None:
+            self.model.set_whitening(*self._label_statistics())
+            self.average = Average(self.model, config.ema_decay)
+        else:
+            self._restore(state)
+
+    def train(self) -> bool:
+        """Go on to the last step; False if interrupted before it."""
+        log = MetricsLog(self.options.out, self.step, tensorboard=self.options.tensorboard)
+        started, first = time.monotonic(), self.step
+        limit = math.inf if self.options.minutes is None else self.options.minutes * 60
+        with interruption() as stop, log:
+            bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=None, smoothing=0.05)
+            while self.step < self.config.steps and not stop.is_set and time.monotonic() - started < limit:
+                losses = self.train_step()
+                bar.update()
+                if self.step % self.options.log_every == 0:
+                    rate = (self.step - first) * self.config.batch_size / (time.monotonic() - started)
+                    log.write(self.step, loss_figures(losses, learning_rate(self.config, self.step - 1), rate))
+                if self.step % self.options.evaluate_every == 0 or self.step == self.config.steps:
+                    log.write(self.step, self.evaluate())
+                    self.save()
+            bar.close()
+        self.save()
+        return self.step >= self.config.steps
+
+    def train_step(self) -> Losses:
+        """One step of the optimiser."""
+        config, step = self.config, self.step
+        seed_step(config.seed, step)
+        images, params = self.samples.batch(step_indices(len(self.samples), config.batch_size, config.seed, step))
+        with torch.no_grad():
+            size = config.model.input_size
+            crops, truth = augmented_crops(images, params, self.decoder, size, config.augment)
+        self.model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bf16):
+            features = self.model.features(crops)
+        whitened = self.model.head(features.float())
+        losses = self.loss(whitened, truth, self.model.whiten, self.model.dewhiten)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        self._apply(step)
+        self.step += 1
+        return losses
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures of the averaged weights; keeps the checkpoint when it is the best on held-out rendered faces."""
+        predict, size = torch_predictor(self.average.model), self.config.model.input_size
+        synthetic = evaluate_synthetic(predict, size, self.face_model, self.held_out)
+        figures = accuracy_figures("held_out", synthetic)
+        if self.photographs:
+            real = evaluate_real(predict, size, self.face_model, self.photographs, progress=False)
+            figures |= accuracy_figures("photographs", real)
+        logger.info("step %d: %s", self.step, ", ".join(f"{key} {value:.3f}" for key, value in figures.items()))
+        if figures["held_out_nme"] < self.best:
+            self.best = figures["held_out_nme"]
+            save_checkpoint(self.options.out / "best.pth", self.checkpoint(figures))
+        return figures
+
+    def checkpoint(self, figures: Mapping[str, float]) -> Checkpoint:
+        """The averaged weights with what belongs to them."""
+        training = {
+            "config": plain(self.config.to_dict()),
+            "step": self.step,
+            "samples": len(self.samples),
+            "data": self.options.data,
+            "bf16": self.options.bf16,
+        }
+        return Checkpoint(
+            config=self.config.model,
+            state_dict=self.average.model.state_dict(),
+            face_model_name=self.face_model.name,
+            face_model_sha256=self.face_model.sha256,
+            training=training,
+            test=dict(figures),
+            command=self.options.command,
+        )
+
+    def save(self) -> None:
+        """Write the state that `--resume` reads. No generator's state: each step seeds its own."""
+        state = {
+            "format": STATE_FORMAT,
+            "model_config": self.config.model.to_dict(),
+            "face_model_sha256": self.face_model.sha256,
+            "step": self.step,
+            "best": self.best,
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        write_atomically(self.options.out / STATE_NAME, dump(state))
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.average = Average(self.model, self.config.ema_decay)
+        self.average.model.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.best = int(state["step"]), float(state["best"])
+
+    def _apply(self, step: int) -> None:
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        if not bool(torch.isfinite(norm)):
+            self.bad_steps += 1
+            logger.warning("step %d skipped: the gradient is not finite", step)
+            if self.bad_steps >= _BAD_STEPS:
+                raise InvalidInputError(f"{_BAD_STEPS} steps in a row had no finite gradient; lower the learning rate.")
+            return
+        self.bad_steps = 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, step)
+        self.optimizer.step()
+        self.average.update(self.model, step)
+
+    def _label_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (62,) of the first samples' labels as training will see them."""
+        seed_step(self.config.seed, -1)
+        labels = []
+        count = min(len(self.samples), WHITENING_SAMPLES)
+        for start in range(0, count, 100):
+            images, params = self.samples.batch(np.arange(start, min(start + 100, count)))
+            size = self.config.model.input_size
+            labels.append(augmented_crops(images, params, self.decoder, size, self.config.augment)[1])
+        return whitening(torch.cat(labels))
+
+
+def whitening(params: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (62,) of parameters (N, 62); a constant one (t_z) gets exactly 0 deviation."""
+    mean, std = params.double().mean(dim=0), params.double().std(dim=0, correction=0)
+    constant = std < 1e-6 * mean.abs().clamp(min=1.0)
+    return mean.float(), torch.where(constant, torch.zeros_like(std), std).float()
+
+
+def loss_figures(losses: Losses, rate: float, throughput: float) -> dict[str, float]:
+    """One log line of the training loss."""
+    terms = {name: float(getattr(losses, name).detach()) for name in ("total", "wpdc", "wing", "disentangled")}
+    return {**terms, "learning_rate": rate, "images_per_second": throughput}
+
+
+def accuracy_figures(prefix: str, accuracy: Accuracy) -> dict[str, float]:
+    """One log line of an evaluation; a bin without faces is left out."""
+    cells: dict[str, float | None] = {
+        "nme": accuracy.nme.mean,
+        "nme_zero_coefficients": accuracy.zero_coefficients.mean,
+        **{f"nme_bin{number}": value for number, value in enumerate(accuracy.nme.bins)},
+    }
+    return {f"{prefix}_{name}": value for name, value in cells.items() if value is not None}
+
+
+def claim_folder(out: Path, config: TrainConfig, face_model: FaceModel, *, resume: bool) -> dict[str, Any] | None:
+    """The state to resume from, or None for a new run: checked before any time is spent.
+
+    Raises:
+        FileNotFoundError: There is nothing to resume.
+        FileFormatError: The state is corrupt.
+        MismatchError: It belongs to another network or face model.
+        InvalidInputError: The face model doesn't fit the config, or a run is there that should not be resumed.
+    """
+    if face_model.num_params != config.model.num_params:
+        raise InvalidInputError(
+            f"Expected a face model with {config.model.num_params} parameters, got '{face_model.name}' with "
+            f"{face_model.num_params}; change shape_count and expression_count in the config."
+        )
+    path = out / STATE_NAME
+    if not resume:
+        if path.exists():
+            raise InvalidInputError(f"{path} is there already; give --resume, or another --out.")
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected an interrupted run's state, found none; leave --resume away.")
+    state = load_plain(path)
+    if state.get("format") != STATE_FORMAT:
+        raise FileFormatError(f"{path}: expected a training state, got {state.get('format')!r}.")
+    if state["model_config"] != config.model.to_dict():
+        raise MismatchError(f"{path} is of another network; give the --config it was started with.")
+    if state["face_model_sha256"] != face_model.sha256:
+        raise MismatchError(f"{path} is for another face model; give the one it was started with.")
+    return state
+
+
+class MetricsLog:
+    """`metrics.jsonl`, and TensorBoard's events where it is installed."""
+
+    def __init__(self, folder: Path, step: int, *, tensorboard: bool) -> None:
+        """Open for a run that stands at `step`; lines of a lost future, after a crash, are dropped."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "metrics.jsonl"
+        kept = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in kept if json.loads(line)["step"] <= step]
+        write_atomically(self.path, "".join(f"{line}\n" for line in kept))
+        self.board = _summary_writer(folder) if tensorboard else None
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.board is not None:
+            self.board.close()
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Append one line."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+        if self.board is not None:
+            for name, value in figures.items():
+                self.board.add_scalar(name, value, step)
+
+
+def _summary_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder)
+
+
+class Flag:
+    """Whether the run was asked to stop."""
+
+    is_set = False
+
+
+@contextmanager
+def interruption() -> Iterator[Flag]:
+    """A flag that Ctrl-C or SIGTERM sets; a second one ends the process as usual."""
+    flag = Flag()
+    names = (signal.SIGINT, signal.SIGTERM)
+    before = {name: signal.getsignal(name) for name in names}
+
+    def ask(number: int, _: FrameType | None) -> None:
+        flag.is_set = True
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for name in names:
+            signal.signal(name, ask)
+        yield flag
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists, all the way down: what both JSON and a checkpoint keep."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.partition("\n")[0])
+    parser.add_argument("--config", choices=sorted(PRESETS), default="edge")
+    parser.add_argument("--data", required=True, help="synthetic:N[:CACHE]; rendered before the first step if missing")
+    parser.add_argument("--out", required=True, type=Path, help="the run's folder")
+    parser.add_argument("--resume", action="store_true", help="go on from the last state in --out")
+    parser.add_argument("--steps", type=int, help="length of the schedule (default: the config's)")
+    parser.add_argument("--minutes", type=float, help="stop after so long, as if interrupted")
+    parser.add_argument("--batch-size", type=int, help="default: the config's")
+    parser.add_argument("--learning-rate", type=float, help="default: the config's")
+    parser.add_argument("--seed", type=int, default=0)
+    threads_help = "default: one per core; give fewer where other work shares them, or each step waits for the slowest"
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help=threads_help)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="rendering processes")
+    parser.add_argument("--bf16", action="store_true", help="bfloat16 streams: faster where the CPU has AVX512-BF16")
+    parser.add_argument("--face-model", help="default: the bundled one")
+    parser.add_argument("--held-out", type=int, default=500, help="rendered faces to evaluate on (default: 500)")
+    parser.add_argument("--evaluate-every", type=int, default=1000, help="steps between evaluations (default: 1000)")
+    parser.add_argument("--val", help="aflw2000:DIR: photographs to report on; never used to choose a checkpoint")
+    for switch in ("cdsda", "cat", "thumbnail"):
+        parser.add_argument(f"--no-{switch}", action="store_true", help=f"ablation: without {switch}")
+    return parser.parse_args(arguments)
+
+
+def config_of(options: argparse.Namespace) -> TrainConfig:
+    """The preset with the command line's changes.
+
+    Raises:
+        InvalidInputError: A number is out of range.
+    """
+    config = PRESETS[options.config]()
+    off = {name: False for name in ("cdsda", "cat", "thumbnail") if getattr(options, f"no_{name}")}
+    names = ("steps", "batch_size", "learning_rate", "seed")
+    changes = {name: value for name in names if (value := getattr(options, name)) is not None}
+    for name in ("steps", "batch_size", "learning_rate"):
+        if changes.get(name, 1) <= 0:
+            raise InvalidInputError(f"--{name.replace('_', '-')} must be positive, got {changes[name]}.")
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **off), **changes)
+
+
+def open_run(options: argparse.Namespace) -> Run:
+    """The run that a command line asks for, its samples rendered."""
+    config = config_of(options)
+    face_model = load_face_model(options.face_model)
+    state = claim_folder(options.out, config, face_model, resume=options.resume)
+    photographs = None
+    if options.val:
+        kind, _, folder = options.val.partition(":")
+        if kind != "aflw2000" or not folder:
+            raise InvalidInputError(f"Expected aflw2000:DIR for --val, got '{options.val}'.")
+        photographs = load_aflw2000(folder)
+    count, directory = parse_synthetic(options.data)
+    size = image_size(config.model.input_size)
+    samples = SyntheticSamples(count, directory, size=size)
+    held_out = SyntheticSamples(options.held_out, directory, size=size, seed=HELD_OUT_SEED)
+    for part in (samples, held_out):
+        part.fill(workers=options.workers)
+    run_options = RunOptions(
+        out=options.out,
+        minutes=options.minutes,
+        bf16=options.bf16,
+        evaluate_every=options.evaluate_every,
+        data=f"synthetic:{count}",
+        command="python -m training.train " + " ".join(sys.argv[1:]),
+    )
+    return Run(config, samples, held_out, face_model, run_options, photographs, state)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train from the command line; 0, or 2 after an error's one line, or 130 if interrupted before the first step."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(max(1, options.threads))
+    try:
+        run = open_run(options)
+        finished = run.train()
+    except (ClnError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # while samples are rendered; a run in progress takes it as its flag
+        print("interrupted; what was rendered is kept", file=sys.stderr)
+        return 130
+    if finished:
+        logger.info("done: best held-out NME %.3f %%, %s", run.best, options.out / "best.pth")
+    else:
+        logger.info("stopped at step %d; add --resume to go on", run.step)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
