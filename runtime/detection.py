@@ -17,18 +17,16 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.engines.onnx import create_session
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
 from runtime.image import as_bgr
 from runtime.roi import Roi, check_box
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 MODEL_PATH = Path(__file__).parent / "assets" / "face_detector.onnx"
 
@@ -191,34 +189,23 @@ class BlazeFaceDetector:
         return points * scale + origin, scores
 
     @cached_property
-    def _session(self) -> InferenceSession:
+    def _session(self) -> Any:
         try:
-            import onnxruntime
-        except ImportError:
-            raise EngineUnavailableError(
-                "face detection: expected the package onnxruntime, found none; "
-                "install it (pip install 'cln[cpu]') or pass the faces' boxes yourself"
-            ) from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
-        data = self.model_path.read_bytes()
-        try:
-            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
-            raise FileFormatError(
-                self._complaint(f"{len(data)} bytes that ONNX Runtime cannot load ({error})")
-            ) from error
+            session = create_session(
+                self.model_path.read_bytes(),
+                name=f"face detection ({self.model_path.name})",
+                providers=["CPUExecutionProvider"],
+                threads=self.threads or None,
+            )
+        except EngineUnavailableError as error:
+            raise EngineUnavailableError(f"{error}, or pass the faces' boxes yourself") from None
         signature = {node.name: (node.type, node.shape) for node in [*session.get_inputs(), *session.get_outputs()]}
         if signature != _SIGNATURE:
-            raise FileFormatError(self._complaint(f"a network with {signature}"))
+            raise FileFormatError(
+                f"{self.model_path}: expected the face detector, got a network with {signature}; "
+                "reinstall the package, or make the file anew with tools/make_face_detector.py"
+            )
         return session
-
-    def _complaint(self, got: str) -> str:
-        return (
-            f"{self.model_path}: expected the face detector, got {got}; "
-            "reinstall the package, or make the file anew with tools/make_face_detector.py"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
