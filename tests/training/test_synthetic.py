@@ -1,0 +1,139 @@
+"""The face factory: same picture whenever asked, and a label that says where the rendered face really is."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from runtime.face_model import load_face_model
+from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
+from training.synthetic import camera as cameras
+from training.synthetic.factory import FaceFactory, Sample
+from training.synthetic.head import Head, load_head
+from training.synthetic.rasterizer import draw, empty_buffer
+
+SIZE, MARGIN = 160, 1.25
+
+
+@pytest.fixture(scope="module")
+def factory() -> FaceFactory:
+    return FaceFactory(size=SIZE, margin=MARGIN, seed=7)
+
+
+@pytest.fixture(scope="module")
+def samples(factory: FaceFactory) -> list[Sample]:
+    return [factory.sample(index) for index in range(60)]
+
+
+@pytest.fixture(scope="module")
+def head() -> Head:
+    return load_head()
+
+
+def digest(sample: Sample) -> str:
+    return hashlib.sha256(sample.image.tobytes() + sample.params.tobytes()).hexdigest()
+
+
+def test_shapes_and_values(samples: list[Sample]) -> None:
+    for sample in samples:
+        assert sample.image.shape == (SIZE, SIZE, 3) and sample.image.dtype == np.uint8
+        assert sample.params.shape == (62,) and sample.params.dtype == np.float32
+        assert np.isfinite(sample.params).all() and sample.params[11] == 0.0  # t_z
+        assert sample.image.std() > 4  # a picture, not a blank
+
+
+def test_order_does_not_matter(samples: list[Sample]) -> None:
+    fresh = FaceFactory(size=SIZE, margin=MARGIN, seed=7)
+    for index in (41, 3, 17):  # backwards and forwards, with empty libraries
+        assert digest(fresh.sample(index)) == digest(samples[index])
+    assert digest(FaceFactory(size=SIZE, margin=MARGIN, seed=8).sample(3)) != digest(samples[3])
+
+
+def test_process_does_not_matter(samples: list[Sample]) -> None:
+    code = (
+        "import hashlib; from training.synthetic.factory import FaceFactory; s = FaceFactory(seed=7).sample(5);"
+        "print(hashlib.sha256(s.image.tobytes() + s.params.tobytes()).hexdigest())"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == digest(samples[5])
+
+
+def test_head_belongs_to_the_face_model(head: Head) -> None:
+    model = load_face_model()
+    assert head.file_sha256 == model.sha256
+    np.testing.assert_array_equal(head.landmark_vertices, head.face_vertices[model.landmark_vertices])
+
+
+def test_label_decodes_to_the_rendered_vertices(
+    factory: FaceFactory, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the rasteriser was given, against FaceModel on the label: exact without perspective, close with it."""
+    rendered = {}
+    project = cameras.Camera.project
+
+    def spy(self: cameras.Camera, points: np.ndarray) -> np.ndarray:
+        screen = project(self, points)
+        rendered.setdefault("screen", screen.copy())  # the first call draws the scene, head vertices first
+        rendered["distance"] = self.distance
+        return screen
+
+    monkeypatch.setattr(cameras.Camera, "project", spy)
+    model, face = load_face_model(), load_head().face_vertices
+    worst = {True: 0.0, False: 0.0}
+    for index in range(40):
+        rendered.clear()
+        params = factory.sample(index).params
+        error = np.linalg.norm(rendered["screen"][face, :2] - model.vertices(params)[:, :2], axis=1)
+        orthographic = not np.isfinite(rendered["distance"])
+        worst[orthographic] = max(worst[orthographic], float(error.max() if orthographic else error.mean()))
+    assert 0 < worst[True] < 0.01
+    assert 0 < worst[False] < 6.0  # what no orthographic camera can follow, at arm's length
+
+
+def test_face_is_where_the_landmarks_are(factory: FaceFactory, samples: list[Sample]) -> None:
+    """The landmark box is centred and as large as the framing says."""
+    model = load_face_model()
+    for sample in samples:
+        points = model.landmarks(sample.params)[:, :2]
+        low, high = points.min(axis=0), points.max(axis=0)
+        np.testing.assert_allclose((low + high) / 2, (SIZE - 1) / 2, atol=0.05)
+        assert np.sqrt(2) * (high - low).max() == pytest.approx(SIZE / MARGIN, abs=0.05)
+
+
+def test_poses_cover_the_range(samples: list[Sample]) -> None:
+    angles = np.array([rotation_to_euler(decompose(s.params[:12].reshape(3, 4))[1]) for s in samples])
+    counts, _ = np.histogram(angles[:, 0], bins=6, range=(-90, 90))
+    assert counts.min() >= 3  # ten each are expected
+    assert np.abs(angles[:, 1]).max() > 20 and np.abs(angles[:, 1:]).max() < 60
+
+
+def test_expressions_open_mouths_and_close_eyes(samples: list[Sample], head: Head) -> None:
+    points = np.stack([head.vertices(s.params[12:])[head.landmark_vertices] for s in samples])
+    mouth = points[:, 62, 1] - points[:, 66, 1]
+    eyes = (points[:, [37, 43], 1] - points[:, [41, 47], 1]).mean(axis=1)
+    assert (mouth > 10).sum() >= 5 and (mouth < 4).sum() >= 5  # mm
+    assert (eyes < 4).sum() >= 3 and (eyes > 7).sum() >= 10
+
+
+def test_orthographic_fit_recovers_its_own_camera() -> None:
+    rng = np.random.default_rng(0)
+    points, true = rng.normal(0, 50, (80, 3)), cameras.random_rotation(rng).astype(np.float64)
+    image = 1.3 * (points @ true.T)[:, :2] + [4.0, -7.0]
+    start = euler_to_rotation(3, 4, -5) @ true
+    scale, rotation, shift = cameras.fit_orthographic(points, image, start)
+    np.testing.assert_allclose(scale, 1.3, rtol=1e-6)
+    np.testing.assert_allclose(rotation, true, atol=1e-6)
+    np.testing.assert_allclose(shift, [4.0, -7.0], atol=1e-5)
+
+
+def test_rasterizer_draws_the_nearer_triangle() -> None:
+    screen = np.array([[1, 1, 0], [7, 1, 0], [1, 7, 0], [1, 1, 5], [4, 1, 5], [1, 4, 5]], np.float32)
+    triangles = np.array([[0, 1, 2], [3, 4, 5]], np.int32)
+    for order in (triangles, triangles[::-1].copy()):
+        buffer = empty_buffer(9)
+        draw(screen, order, buffer)
+        assert buffer.depth[2, 2] == 5 and buffer.depth[2, 5] == 0 and buffer.triangle[8, 8] == -1

@@ -1,0 +1,1 @@
+"""Synthetic photographs of faces with exact labels: `factory.FaceFactory`."""

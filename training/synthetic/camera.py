@@ -1,0 +1,124 @@
+"""Where the camera stands: head pose, perspective, framing, and the label that goes with them.
+
+The label is the best scaled-orthographic camera P (3, 4): exact when the camera is orthographic; for a perspective
+camera the least-squares fit over landmarks and face vertices, which is what photographs are labelled with, too.
+Framing: the landmark-box rule (centre and sqrt(2) times the longer side of the 68 projected landmarks' box) is
+mapped onto the picture's central 1 / margin. Crop pixels: centres at integers, y down.
+P[:, :3] = s * diag(1, -1, 1) @ R; t_z = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.pose import euler_to_rotation
+from training.synthetic.noise import chance, uniform
+
+FloatArray = NDArray[np.float32]
+
+_NEAREST, _FARTHEST = 320.0, 2500.0  # mm from the lens to the middle of the face
+_FIT_STEPS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """Projection of model points. `distance` in mm, infinite if orthographic; `pose` (3, 4) is the label's P."""
+
+    rotation: FloatArray  # (3, 3) model to camera frame (x right, y up, z towards the camera)
+    distance: float
+    scale: float  # pixels per mm at the model's origin
+    offset: FloatArray  # (2,) the origin's pixel
+    pose: FloatArray
+
+    @property
+    def view(self) -> FloatArray:
+        """Unit vector (3,) in the model frame from the face to the camera."""
+        return self.rotation[2]
+
+    def project(self, points: FloatArray) -> FloatArray:
+        """(N, 3) model points to crop pixels x, y (down) and a depth in mm (bigger = nearer)."""
+        seen = points @ self.rotation.T
+        nearness = self.scale / (1.0 - seen[:, 2] / self.distance)
+        return np.stack(
+            [seen[:, 0] * nearness + self.offset[0], self.offset[1] - seen[:, 1] * nearness, seen[:, 2]], axis=1
+        ).astype(np.float32)
+
+
+def random_rotation(rng: np.random.Generator) -> FloatArray:
+    """Yaw evenly over +-90 degrees, pitch within +-40 (mostly small), roll within +-40 (mostly small)."""
+    yaw = uniform(rng, -90, 90)
+    pitch = float(np.clip(rng.normal(0, 15), -40, 40)) if chance(rng, 0.7) else uniform(rng, -40, 40)
+    roll = float(np.clip(rng.normal(0, 10), -40, 40)) if chance(rng, 0.8) else uniform(rng, -40, 40)
+    return euler_to_rotation(yaw, pitch, roll).astype(np.float32)
+
+
+def random_distance(rng: np.random.Generator) -> float:
+    """Infinite (orthographic) for a third of the pictures; else from arm's length to across a room."""
+    return float("inf") if chance(rng, 0.33) else _NEAREST * (_FARTHEST / _NEAREST) ** float(rng.random() ** 0.7)
+
+
+def frame(
+    rotation: FloatArray, distance: float, landmarks: FloatArray, others: FloatArray, *, size: int, margin: float
+) -> Camera:
+    """Places the camera so that the label's landmark box fills the central 1 / margin of a picture of `size` pixels.
+
+    landmarks (68, 3) and others (N, 3), model points, also decide the fit of the label for a perspective camera.
+    """
+    fit_scale, fit_rotation, fit_shift = 1.0, rotation.astype(np.float64), np.zeros(2)
+    if np.isfinite(distance):
+        points = np.concatenate([landmarks, others]).astype(np.float64)
+        seen = points @ rotation.T.astype(np.float64)
+        fit_scale, fit_rotation, fit_shift = fit_orthographic(
+            points, seen[:, :2] / (1 - seen[:, 2:] / distance), rotation
+        )
+    box = (fit_scale * landmarks @ fit_rotation[:2].T + fit_shift) * [1.0, -1.0]  # (68, 2) mm, y down
+    low, high = box.min(axis=0), box.max(axis=0)
+    scale = size / (margin * np.sqrt(2.0) * float((high - low).max()))
+    offset = (size - 1) / 2 - scale * (low + high) / 2
+    pose = np.zeros((3, 4))
+    pose[:, :3] = scale * fit_scale * np.diag([1.0, -1.0, 1.0]) @ fit_rotation
+    pose[:2, 3] = offset + scale * fit_shift * [1.0, -1.0]
+    return Camera(
+        rotation=rotation,
+        distance=distance,
+        scale=float(scale),
+        offset=offset.astype(np.float32),
+        pose=pose.astype(np.float32),
+    )
+
+
+def fit_orthographic(
+    points: NDArray[np.float64], image: NDArray[np.float64], rotation: NDArray[np.floating]
+) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
+    """Least-squares scale, rotation (3, 3), shift (2,): image = scale * (rotation @ points)[:2] + shift (Gauss-Newton).
+
+    points (N, 3), image (N, 2), y up; `rotation` is where it starts.
+    """
+    rotation = rotation.astype(np.float64)
+    scale, shift = 1.0, np.zeros(2)
+    count = len(points)
+    for _ in range(_FIT_STEPS):
+        turned = points @ rotation.T
+        x, y, z = turned.T
+        zero, one = np.zeros(count), np.ones(count)
+        # Turning by a small w moves a point by w x point; columns: w_x, w_y, w_z, scale, shift_x, shift_y.
+        across = np.stack([zero, scale * z, -scale * y, x, one, zero], axis=1)
+        up = np.stack([-scale * z, zero, scale * x, y, zero, one], axis=1)
+        residual = image - (scale * turned[:, :2] + shift)
+        step, *_ = np.linalg.lstsq(np.concatenate([across, up]), residual.T.ravel(), rcond=None)
+        rotation = _rotation_vector(step[:3]) @ rotation
+        scale, shift = scale + step[3], shift + step[4:]
+    return float(scale), rotation, shift
+
+
+def _rotation_vector(w: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rodrigues' formula."""
+    angle = float(np.linalg.norm(w))
+    if angle < 1e-12:
+        return np.eye(3)
+    x, y, z = w / angle
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross

@@ -1,0 +1,308 @@
+"""The face factory: picture `index` of seed `seed` with its exact label, the same whenever it is asked for.
+
+Every sample draws from a generator of its own, seeded by (seed, index); library items (skin maps, backgrounds) from
+(seed, kind, item). The label is `params` (62,): row-major P (3, 4) in the picture's own crop frame (pixel centres
+at integers, y down), then the 40 shape and 10 expression coefficients that the rendered geometry was made of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.synthetic import accessories, shading
+from training.synthetic.appearance import expression_cues, random_complexion, random_gaze, random_paint
+from training.synthetic.backgrounds import Backgrounds
+from training.synthetic.camera import Camera, frame, random_distance, random_rotation
+from training.synthetic.hair import hair_color, random_hair, strands
+from training.synthetic.head import HEAD_PATH, Head, load_head
+from training.synthetic.lighting import Lights, harmonics, irradiance, random_lights, view_rotation
+from training.synthetic.noise import chance, random_color, stream, uint8, uniform
+from training.synthetic.photograph import develop
+from training.synthetic.rasterizer import GeometryBuffer, draw, empty_buffer, rasterize
+from training.synthetic.sheets import MASK_HEIGHT, MASK_WIDTH, Sheet
+from training.synthetic.skin_maps import SkinMaps
+
+FloatArray = NDArray[np.float32]
+ByteArray = NDArray[np.uint8]
+
+FACTORY_VERSION = 5
+"""Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
+
+_SUPERSAMPLING = 1.5
+_SHADOW_SIZE, _SHADOW_REACH = 200, 190.0  # pixels; mm from the map's centre to its edge
+_SHADOW_BIAS = 3.5  # mm
+_FIT_STRIDE = 7  # every 7th face vertex takes part in the label's fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One picture, uint8 (S, S, 3) BGR, and its label, float32 (62,)."""
+
+    image: ByteArray
+    params: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """A posed head, ready to be drawn."""
+
+    coefficients: FloatArray  # (50,)
+    vertices: FloatArray  # (M, 3) with the shoulders turned
+    normals: FloatArray
+    camera: Camera
+
+
+class FaceFactory:
+    """Makes synthetic photographs of faces.
+
+    Args:
+        size: the picture's side in pixels.
+        margin: the landmark-box rule's square is the central 1 / margin of the picture; the rest is for augmentation.
+        seed: of everything.
+        head_path: the head's file.
+    """
+
+    def __init__(self, *, size: int = 160, margin: float = 1.25, seed: int = 0, head_path: Path = HEAD_PATH) -> None:
+        """Reads the head; libraries fill as samples ask for them."""
+        self.size, self.margin, self.seed = size, margin, seed
+        self._head = load_head(head_path)
+        self._maps = SkinMaps(self._head, seed)
+        self._backgrounds = Backgrounds(seed)
+
+    def sample(self, index: int, *, rotation: FloatArray | None = None) -> Sample:
+        """Picture `index` (any non-negative integer); `rotation` (3, 3) turns its head otherwise, all else the same."""
+        rng = stream(self.seed, 0, index)
+        subject = self._subject(rng, rotation)
+        lights = random_lights(rng)
+        light, cover, skin = self._render(rng, subject, lights)
+        level = float(lights.ambient.mean() + 0.5 * lights.key_color.mean())
+        backdrop = self._backgrounds.sample(rng, self.size)
+        backdrop *= np.float32(
+            max(level, 0.05) * (uniform(rng, 0.4, 1.7) if chance(rng, 0.85) else uniform(rng, 0.02, 0.3))
+        )
+        picture = light + backdrop * (1 - cover[..., None])
+        if chance(rng, 0.16):
+            for _ in range(int(rng.integers(1, 3))):
+                accessories.hold_in_front(rng, picture, skin, level)
+        edge = int(self.size * (1 - 1 / self.margin) / 2) + self.size // 8
+        face = np.zeros(cover.shape, bool)
+        face[edge:-edge, edge:-edge] = cover[edge:-edge, edge:-edge] > 0.5
+        params = np.concatenate([subject.camera.pose.ravel(), subject.coefficients]).astype(np.float32)
+        return Sample(image=develop(rng, picture, face), params=params)
+
+    def _subject(self, rng: np.random.Generator, given: FloatArray | None) -> _Subject:
+        coefficients = _random_coefficients(rng, self._head)
+        vertices = self._head.vertices(coefficients)
+        drawn = random_rotation(rng)  # drawn even if not used: what is drawn after it stays the same
+        rotation = drawn if given is None else given.astype(np.float32)
+        vertices = _turn_shoulders(vertices, self._head.body, rotation, uniform(rng, 0, 0.8))
+        camera = frame(
+            rotation, random_distance(rng), vertices[self._head.landmark_vertices],
+            vertices[self._head.face_vertices[::_FIT_STRIDE]], size=self.size, margin=self.margin,
+        )  # fmt: skip
+        return _Subject(
+            coefficients=coefficients, vertices=vertices, normals=self._head.normals(vertices), camera=camera
+        )
+
+    def _render(
+        self, rng: np.random.Generator, subject: _Subject, lights: Lights
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Radiance (S, S, 3) premultiplied by coverage, coverage (S, S), and the skin's tone (3,)."""
+        head, camera = self._head, subject.camera
+        carried = head.shell.carried(subject.vertices - head.mean)
+        complexion = random_complexion(rng)
+        hair_tones = hair_color(rng, complexion.darkness)
+        hatted, bespectacled = chance(rng, 0.13), chance(rng, 0.2)
+        worn = accessories.hat(rng, head, carried) if hatted else []
+        veiled = any(sheet.look == accessories.LOOK_SCARF for sheet in worn)
+        sheets = [] if veiled else random_hair(rng, head, carried, -camera.rotation[1], flat=hatted)
+        if veiled or chance(rng, 0.93):
+            worn.append(accessories.clothes(rng, head, subject.vertices, subject.normals, veiled=veiled))
+        sheets += worn
+        glasses = accessories.glasses(rng, head, subject.vertices) if bespectacled else None
+        sheets += glasses.frame if glasses else []
+        smile, raised = expression_cues(head, subject.vertices)
+        paint = random_paint(rng, self._maps, complexion, hair_tones, smile=smile, raised=raised)
+        paint = replace(paint, gaze=random_gaze(rng, camera.view))
+        coefficients = _in_model_frame(lights, camera.rotation)
+        scene, masks = _assemble(head, subject, sheets, coefficients)
+        key = _key_light(lights, camera.rotation, scene, masks)
+        buffer = self._rasterize(scene, masks, camera)
+        color, cover = shading.shade(buffer, scene, paint, _palette(rng, hair_tones), key, camera.view)
+        if glasses:
+            self._draw_lenses(rng, glasses, camera, buffer, color, lights)
+        size = (self.size, self.size)
+        return (
+            cv2.resize(color, size, interpolation=cv2.INTER_AREA),
+            cv2.resize(cover, size, interpolation=cv2.INTER_AREA),
+            complexion.tone,
+        )
+
+    def _screen(self, points: FloatArray, camera: Camera) -> FloatArray:
+        """Supersampled pixels: the pictures' outer edges, not their pixel centres, coincide."""
+        screen = camera.project(points)
+        screen[:, :2] = (screen[:, :2] + 0.5) * _SUPERSAMPLING - 0.5
+        return screen
+
+    def _rasterize(self, scene: shading.Scene, masks: ByteArray, camera: Camera) -> GeometryBuffer:
+        buffer = empty_buffer(int(self.size * _SUPERSAMPLING))
+        rasterize(
+            self._screen(scene.positions, camera), scene.triangles, scene.uv, scene.one_sided, scene.mask_of,
+            scene.threshold, masks,             buffer.depth, buffer.triangle, buffer.weights,
+        )  # fmt: skip
+        return buffer
+
+    def _draw_lenses(
+        self, rng: np.random.Generator, glasses: accessories.Glasses, camera: Camera, buffer: GeometryBuffer,
+        color: FloatArray, lights: Lights,
+    ) -> None:  # fmt: skip
+        """Tints what is behind the lenses and adds their reflection, in place."""
+        lens = GeometryBuffer(
+            depth=buffer.depth.copy(), triangle=np.full_like(buffer.triangle, -1), weights=buffer.weights.copy()
+        )
+        draw(self._screen(glasses.lens_vertices, camera), glasses.lens_triangles, lens)
+        through = lens.triangle >= 0
+        sky = lights.ambient * glasses.mirror
+        row = np.linspace(uniform(rng, 0.2, 1.8), uniform(rng, 0.2, 1.8), len(color), dtype=np.float32)[:, None, None]
+        reflection = (row * sky).astype(np.float32) * np.ones_like(color)
+        # A lens beside the head shows the background, which is drawn later: there it can only reflect.
+        color[through] = color[through] * glasses.tint + reflection[through]
+
+
+def _random_coefficients(rng: np.random.Generator, head: Head) -> FloatArray:
+    """Shape: one or two of the bank, jittered; expression: one of the bank, sometimes milder or stronger."""
+    shapes, expressions = head.identity_samples, head.expression_samples
+    shape = shapes[rng.integers(len(shapes))]
+    if chance(rng, 0.4):
+        t = uniform(rng, 0, 1)
+        shape = (np.cos(t) * shape + np.sin(t) * shapes[rng.integers(len(shapes))]).astype(np.float32)
+    shape = 0.9 * shape + 0.4 * rng.standard_normal(len(shape), dtype=np.float32)
+    expression = expressions[rng.integers(len(expressions))] * uniform(rng, 0.6, 1.1)
+    if chance(rng, 0.12):
+        expression = expression * 0.2
+    return np.concatenate([shape, expression]).astype(np.float32)
+
+
+def _turn_shoulders(vertices: FloatArray, weight: FloatArray, rotation: FloatArray, share: float) -> FloatArray:
+    """Turns the body back towards upright and facing the camera by `share` of the head's rotation; the face stays."""
+    inverse = rotation.T.astype(np.float64)
+    angle = float(np.arccos(np.clip((np.trace(inverse) - 1) / 2, -1, 1)))
+    axis = np.array([inverse[2, 1] - inverse[1, 2], inverse[0, 2] - inverse[2, 0], inverse[1, 0] - inverse[0, 1]])
+    length = float(np.linalg.norm(axis))
+    if length < 1e-6:
+        return vertices
+    axis = (axis / length).astype(np.float32)
+    moving = weight > 0
+    turn = (weight[moving] * min(angle * share, 1.1)).astype(np.float32)[:, None]
+    pivot = np.array([0.0, -75.0, -60.0], np.float32)
+    arm = vertices[moving] - pivot
+    along = (arm @ axis)[:, None] * axis
+    turned = vertices.copy()
+    turned[moving] = (
+        pivot + along + np.cos(turn) * (arm - along) + np.sin(turn) * np.cross(axis, arm).astype(np.float32)
+    )
+    return turned
+
+
+def _in_model_frame(lights: Lights, rotation: FloatArray) -> FloatArray:
+    """The lights' coefficients (9, 3) as the turned head sees them."""
+    coefficients = np.zeros((9, 3), np.float32)
+    coefficients[0] = lights.ambient / 0.282095
+    return coefficients + harmonics(lights.directions @ rotation).T @ lights.colors
+
+
+def _assemble(
+    head: Head, subject: _Subject, sheets: list[Sheet], coefficients: FloatArray
+) -> tuple[shading.Scene, ByteArray]:
+    """One scene of the head and everything on it, and the stack of masks that it refers to."""
+    source = head.source
+    light = head.transfer.irradiance @ coefficients
+    _light_the_mouth(head, subject, coefficients, light)
+    masks = list({id(sheet.mask): sheet.mask for sheet in sheets if sheet.mask is not None}.values())
+    number = {id(mask): k for k, mask in enumerate(masks)}
+    starts = np.cumsum([len(source)] + [len(sheet.vertices) for sheet in sheets])
+    counts = [len(head.triangles)] + [len(sheet.triangles) for sheet in sheets]
+
+    def per_triangle(first: NDArray[np.generic], values: list[int], dtype: type) -> NDArray[np.generic]:
+        return np.concatenate([first, np.repeat(np.array(values, dtype), counts[1:])]).astype(dtype)
+
+    zeros = np.zeros(counts[0], np.uint8)
+    scene = shading.Scene(
+        positions=np.concatenate([subject.vertices[source]] + [sheet.vertices for sheet in sheets]),
+        normals=np.concatenate([subject.normals[source]] + [sheet.normals for sheet in sheets]),
+        irradiance=np.concatenate([light[source]] + [_soft_light(sheet, coefficients) for sheet in sheets]).clip(0),
+        uv=np.concatenate([head.uv] + [sheet.uv for sheet in sheets]),
+        frame=np.concatenate([head.surface_frame] + [sheet.strands for sheet in sheets]),
+        triangles=np.concatenate([head.triangles] + [s.triangles + k for s, k in zip(sheets, starts, strict=False)]),
+        material=per_triangle(head.materials, [sheet.material for sheet in sheets], np.uint8),
+        look=per_triangle(zeros, [sheet.look for sheet in sheets], np.uint8),
+        one_sided=per_triangle(zeros + 1, [sheet.one_sided for sheet in sheets], np.bool_),
+        mask_of=per_triangle(zeros - 1.0, [number.get(id(sheet.mask), -1) for sheet in sheets], np.int32),
+        threshold=per_triangle(zeros, [sheet.threshold for sheet in sheets], np.uint8),
+        casts_shadow=per_triangle(zeros + 1, [sheet.casts_shadow for sheet in sheets], np.bool_),
+    )
+    return scene, np.stack(masks) if masks else np.zeros((1, 1, 1), np.uint8)
+
+
+def _soft_light(sheet: Sheet, coefficients: FloatArray) -> FloatArray:
+    return sheet.light * irradiance(sheet.normals, coefficients).astype(np.float32)
+
+
+def _light_the_mouth(head: Head, subject: _Subject, coefficients: FloatArray, light: FloatArray) -> None:
+    """The mean head's mouth is shut: inside, use open-sky light that fades with the depth behind the lips, in place."""
+    vertices = subject.vertices
+    lips = vertices[head.landmark_vertices[[48, 51, 54, 57]], 2].mean()
+    depth = lips - vertices[head.inner, 2]
+    fade = 0.9 * np.exp(-np.clip(depth - 4.0, 0, None) / 22.0)[:, None]
+    light[head.inner] = fade * np.clip(
+        irradiance(subject.normals[head.inner], coefficients), 0.1 * coefficients[0], None
+    )
+
+
+def _key_light(lights: Lights, rotation: FloatArray, scene: shading.Scene, masks: ByteArray) -> shading.KeyLight:
+    """Draws the key light's shadow map."""
+    direction = (lights.key_direction @ rotation).astype(np.float32)
+    scale = _SHADOW_SIZE / (2 * _SHADOW_REACH)
+    projection = np.zeros((3, 4), np.float32)
+    projection[:, :3] = view_rotation(direction) * np.array([[scale], [scale], [1.0]])
+    projection[:, 3] = [_SHADOW_SIZE / 2, _SHADOW_SIZE / 2, 0.0]
+    projection[:2, 3] -= projection[:2, :3] @ np.array([0.0, 0.0, -40.0], np.float32)
+    buffer = empty_buffer(_SHADOW_SIZE)
+    if lights.key_color.max() > 0.05:
+        screen = (scene.positions @ projection[:, :3].T + projection[:, 3]).astype(np.float32)
+        casts = scene.casts_shadow
+        rasterize(
+            screen, scene.triangles[casts], scene.uv, np.zeros(casts.sum(), bool), scene.mask_of[casts],
+            scene.threshold[casts], masks, buffer.depth, buffer.triangle, buffer.weights,
+        )  # fmt: skip
+    projection[2, 3] += _SHADOW_BIAS
+    return shading.KeyLight(
+        direction=direction,
+        color=lights.key_color,
+        projection=projection,
+        depth=buffer.depth,
+        softness=lights.shadow_softness,
+        strength=lights.shadow_strength,
+    )
+
+
+def _palette(rng: np.random.Generator, hair_tones: FloatArray) -> shading.Palette:
+    """Colours and patterns of hair, clothes, frames, hats and scarves."""
+    colors = np.stack([np.stack([random_color(rng), random_color(rng)]) for _ in range(accessories.LOOKS)])
+    colors[1:, 1] = np.where(rng.random((accessories.LOOKS - 1, 1)) < 0.6, colors[1:, 0] * 0.7, colors[1:, 1])
+    colors[0] = hair_tones
+    if chance(rng, 0.6):
+        colors[accessories.LOOK_FRAME] = np.full(3, uniform(rng, 0.005, 0.06))
+    patterns = [uint8(strands(rng, MASK_HEIGHT, MASK_WIDTH))]
+    patterns += [accessories.pattern(rng) for _ in range(accessories.LOOKS - 1)]
+    return shading.Palette(
+        colors=colors.astype(np.float32),
+        patterns=np.stack(patterns),
+        repeat=np.array([[1, 1]] + [[uniform(rng, 1, 3), uniform(rng, 1, 3)] for _ in range(4)], np.float32),
+        gloss=np.array([uniform(rng, 0.01, 0.14), 0.02, uniform(rng, 0.1, 1.0), 0.03, 0.03], np.float32),
+    )

@@ -1,0 +1,341 @@
+"""Colours the geometry buffer: one pass over the visible pixels, in the model frame, in linear BGR light.
+
+A scene is one list of vertices and triangles with attributes; `Scene` below says which. What a triangle is made of
+is its `material`; things that come in several looks within one picture (hair, cloth, frames) take their colours
+from row `look` of `Palette`. Diffuse light is the per-vertex irradiance plus the key light behind a shadow map;
+skin wraps the key light a little, red most, which is what scattering below the surface does to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from training.synthetic.lighting import shadow_lookup
+from training.synthetic.rasterizer import GeometryBuffer
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int32]
+ByteArray = NDArray[np.uint8]
+
+SKIN, EYE, TEETH, FLESH, HAIR, CLOTH, GLOSSY = range(7)
+
+# Rows of SkinPaint.maps: what covers the skin, in the order it is put on; then the signed maps.
+REDNESS, SPOTS, EYE_AREA, LIDS, LIPS, BEARD, BROWS, LASHES, DETAIL, RELIEF, SMILE, FOREHEAD = range(12)
+COVERS, MAPS = 8, 12
+# Rows of SkinPaint.colors: those of the covers, then these.
+C_SKIN, C_SCLERA, C_IRIS, C_TEETH, C_FLESH = range(COVERS, COVERS + 5)
+COLORS = COVERS + 5
+# Entries of SkinPaint.numbers after the maps' weights.
+GLOSS, SHININESS, LIP_GLOSS, IRIS_COSINE, PUPIL_COSINE, EYE_SHADE, SKIN_SHEEN = range(MAPS, MAPS + 7)
+NUMBERS = MAPS + 7
+
+# What the painting passes leave for the lighting pass, per pixel.
+_ALBEDO, _NORMAL, _GLOSS, _SHININESS, _OPEN, _SHEEN, _STRAND, _SURFACE = 0, 3, 6, 7, 8, 9, 10, 11
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Vertices (N) and triangles (T) of everything in the picture, in the model frame."""
+
+    positions: FloatArray  # (N, 3)
+    normals: FloatArray  # (N, 3)
+    irradiance: FloatArray  # (N, 3)
+    uv: FloatArray  # (N, 2)
+    frame: FloatArray  # (N, 3) skin: tangent along u; eyes: direction in eyeball radii; hair: strand direction
+    triangles: IntArray  # (T, 3)
+    material: ByteArray  # (T,)
+    look: ByteArray  # (T,)
+    mask_of: IntArray  # (T,) see rasterizer.rasterize
+    threshold: ByteArray  # (T,)
+    one_sided: NDArray[np.bool_]  # (T,) back faces are not drawn
+    casts_shadow: NDArray[np.bool_]  # (T,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkinPaint:
+    """How a face is painted.
+
+    A library of maps (L, h, w) and the boxes (L, 4: left, top, right, bottom) outside which they are empty; the rows
+    chosen from it (MAPS,), their weights and other numbers (NUMBERS,), colours (COLORS, 3), and the gaze (3,).
+    """
+
+    maps: ByteArray
+    boxes: IntArray
+    chosen: IntArray
+    colors: FloatArray
+    numbers: FloatArray
+    gaze: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Palette:
+    """Looks: colours (K, 2, 3) mixed by a pattern (K, h, w) that repeats `repeat` (K, 2) times over uv; gloss (K,)."""
+
+    colors: FloatArray
+    patterns: ByteArray
+    repeat: FloatArray
+    gloss: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyLight:
+    """The key light in the model frame and its shadow map: rows of `projection` (3, 4) give map x, y and depth."""
+
+    direction: FloatArray
+    color: FloatArray
+    projection: FloatArray
+    depth: FloatArray
+    softness: float
+    strength: float
+
+
+def shade(
+    buffer: GeometryBuffer, scene: Scene, paint: SkinPaint, palette: Palette, key: KeyLight, view: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Radiance (H, W, 3), linear BGR, and coverage (H, W); `view` (3,) points to the camera."""
+    height, width = buffer.triangle.shape
+    surface = np.zeros((height, width, _SURFACE), np.float32)
+    color = np.zeros((height, width, 3), np.float32)
+    where = (buffer.triangle, buffer.weights, scene.triangles, scene.material)
+    _paint_skin(
+        *where, scene.normals, scene.frame, scene.uv, paint.maps, paint.boxes[paint.chosen], paint.chosen, paint.colors,
+        paint.numbers, surface,
+    )  # fmt: skip
+    _paint_eyes_and_mouth(
+        *where, scene.normals, scene.frame, scene.uv, paint.colors, paint.numbers, paint.gaze, surface
+    )
+    _paint_sheets(
+        *where,
+        scene.look,
+        scene.normals,
+        scene.uv,
+        palette.colors,
+        palette.patterns,
+        palette.repeat,
+        palette.gloss,
+        view,
+        surface,
+    )
+    _light(
+        *where, scene.positions, scene.irradiance, scene.frame, surface, key.direction, key.color, key.projection,
+        key.depth, np.float32(key.softness), np.float32(key.strength), view, color,
+    )  # fmt: skip
+    return color, (buffer.triangle >= 0).astype(np.float32)
+
+
+@njit(cache=True, fastmath=True)
+def _paint_skin(
+    index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, normals: FloatArray,
+    frames: FloatArray, uvs: FloatArray, maps: ByteArray, boxes: IntArray, chosen: IntArray,
+    colors: FloatArray, numbers: FloatArray, surface: FloatArray,
+) -> None:  # fmt: skip
+    """Colour, gloss and relief of the skin; every map is sampled bilinearly, u wraps."""
+    zero, one = np.float32(0.0), np.float32(1.0)
+    rows, columns = np.int32(maps.shape[1]), np.int32(maps.shape[2])
+    albedo = np.zeros(3, np.float32)
+    for y in range(index.shape[0]):
+        for x in range(index.shape[1]):
+            i = index[y, x]
+            if i < 0 or material[i] != SKIN:
+                continue
+            a, b, c = triangles[i, 0], triangles[i, 1], triangles[i, 2]
+            w0, w1 = weights[y, x, 0], weights[y, x, 1]
+            w2 = one - w0 - w1
+            tx = (w0 * uvs[a, 0] + w1 * uvs[b, 0] + w2 * uvs[c, 0]) * np.float32(columns) - np.float32(0.5)
+            ty = (w0 * uvs[a, 1] + w1 * uvs[b, 1] + w2 * uvs[c, 1]) * np.float32(rows) - np.float32(0.5)
+            fx, fy = tx - np.floor(tx), ty - np.floor(ty)
+            ix, iy = np.int32(np.floor(tx)), np.int32(np.floor(ty))
+            x0, x1 = ix % columns, (ix + np.int32(1)) % columns
+            if iy >= rows:  # the shoulders reach below the texture: it goes on mirrored
+                iy = max(np.int32(2) * rows - np.int32(1) - iy, np.int32(0))
+            y0 = min(max(iy, np.int32(0)), rows - np.int32(1))
+            y1 = min(max(iy + np.int32(1), np.int32(0)), rows - np.int32(1))
+            for k in range(3):
+                albedo[k] = colors[C_SKIN, k]
+            lips, detail, along, down, groove = zero, one, zero, zero, zero
+            for row in range(MAPS):
+                if (
+                    numbers[row] == zero
+                    or x0 < boxes[row, 0]
+                    or x0 > boxes[row, 2]
+                    or y0 < boxes[row, 1]
+                    or y0 > boxes[row, 3]
+                ):
+                    continue
+                weight = numbers[row] * np.float32(1 / 255.0)
+                item = chosen[row]
+                t00, t01 = np.float32(maps[item, y0, x0]), np.float32(maps[item, y0, x1])
+                t10, t11 = np.float32(maps[item, y1, x0]), np.float32(maps[item, y1, x1])
+                upper, lower = t00 + (t01 - t00) * fx, t10 + (t11 - t10) * fx
+                value = (upper + (lower - upper) * fy) * weight
+                if row < COVERS:
+                    for k in range(3):
+                        albedo[k] += (colors[row, k] - albedo[k]) * value
+                    if row == LIPS:
+                        lips = value
+                elif row == DETAIL:
+                    detail += value - np.float32(0.5) * numbers[row]
+                else:
+                    along += np.float32(2.0) * weight * ((t01 - t00) * (one - fy) + (t11 - t10) * fy)
+                    down += np.float32(2.0) * weight * (lower - upper)
+                    groove += max(np.float32(0.5) * numbers[row] - value, zero)
+            nx = w0 * normals[a, 0] + w1 * normals[b, 0] + w2 * normals[c, 0] - along * frames[a, 0]
+            ny = w0 * normals[a, 1] + w1 * normals[b, 1] + w2 * normals[c, 1] + down
+            nz = w0 * normals[a, 2] + w1 * normals[b, 2] + w2 * normals[c, 2] - along * frames[a, 2]
+            scale = one / np.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-12))
+            pixel = surface[y, x]
+            pixel[_NORMAL], pixel[_NORMAL + 1], pixel[_NORMAL + 2] = nx * scale, ny * scale, nz * scale
+            for k in range(3):
+                pixel[_ALBEDO + k] = albedo[k] * detail
+            pixel[_GLOSS], pixel[_SHININESS] = numbers[GLOSS] + lips * numbers[LIP_GLOSS], numbers[SHININESS]
+            pixel[_OPEN], pixel[_SHEEN] = max(one - groove, np.float32(0.3)), numbers[SKIN_SHEEN]
+
+
+@njit(cache=True, fastmath=True)
+def _paint_eyes_and_mouth(
+    index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, normals: FloatArray,
+    frames: FloatArray, uvs: FloatArray, colors: FloatArray, numbers: FloatArray, gaze: FloatArray, surface: FloatArray,
+) -> None:  # fmt: skip
+    """Eyeballs with iris and pupil, teeth with gaps, tongue and mouth cavity."""
+    zero, one = np.float32(0.0), np.float32(1.0)
+    for y in range(index.shape[0]):
+        for x in range(index.shape[1]):
+            i = index[y, x]
+            if i < 0 or material[i] < EYE or material[i] > FLESH:
+                continue
+            a, b, c = triangles[i, 0], triangles[i, 1], triangles[i, 2]
+            w0, w1 = weights[y, x, 0], weights[y, x, 1]
+            w2 = one - w0 - w1
+            pixel = surface[y, x]
+            pixel[_OPEN] = one
+            for k in range(3):
+                pixel[_NORMAL + k] = w0 * normals[a, k] + w1 * normals[b, k] + w2 * normals[c, k]
+            if material[i] == EYE:
+                dx, dy, dz = (
+                    w0 * frames[a, 0] + w1 * frames[b, 0] + w2 * frames[c, 0],
+                    w0 * frames[a, 1] + w1 * frames[b, 1] + w2 * frames[c, 1],
+                    w0 * frames[a, 2] + w1 * frames[b, 2] + w2 * frames[c, 2],
+                )
+                length = np.sqrt(dx * dx + dy * dy + dz * dz) + np.float32(1e-6)
+                cosine = (dx * gaze[0] + dy * gaze[1] + dz * gaze[2]) / length
+                veins = min(max((np.float32(0.86) - cosine) * np.float32(1.2), zero), np.float32(0.5))
+                rim = numbers[IRIS_COSINE]
+                iris = min(max((cosine - rim) / np.float32(0.02) + np.float32(0.6), zero), one)
+                ring = (one - cosine) / (one - rim)
+                bright = np.float32(1.25) - np.float32(0.8) * ring * ring  # dark towards the limbus
+                lid = one - numbers[EYE_SHADE] * min(max(dy / length * np.float32(1.6) - np.float32(0.05), zero), one)
+                for k in range(3):
+                    white = colors[C_SCLERA, k] * (one - veins * (np.float32(0.35) if k == 2 else np.float32(0.9)))
+                    pixel[_ALBEDO + k] = (white + (colors[C_IRIS, k] * bright - white) * iris) * lid
+                    if cosine > numbers[PUPIL_COSINE]:
+                        pixel[_ALBEDO + k] = np.float32(0.006)
+                pixel[_GLOSS], pixel[_SHININESS] = np.float32(0.7), np.float32(320.0)
+            elif material[i] == TEETH:
+                tooth = abs(w0 * uvs[a, 0] + w1 * uvs[b, 0] + w2 * uvs[c, 0] - np.float32(0.5)) * np.float32(44.0)
+                gap = abs(tooth - np.floor(tooth + np.float32(0.5)))
+                dark = max(zero, one - gap * np.float32(9.0)) * np.float32(0.35)
+                for k in range(3):
+                    pixel[_ALBEDO + k] = colors[C_TEETH, k] * (one - dark)
+                pixel[_GLOSS], pixel[_SHININESS] = np.float32(0.3), np.float32(60.0)
+            else:
+                for k in range(3):
+                    pixel[_ALBEDO + k] = colors[C_FLESH, k]
+                pixel[_GLOSS], pixel[_SHININESS] = np.float32(0.12), np.float32(40.0)
+
+
+@njit(cache=True, fastmath=True)
+def _paint_sheets(
+    index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, look: ByteArray,
+    normals: FloatArray, uvs: FloatArray, colors: FloatArray, patterns: ByteArray,
+    repeat: FloatArray, gloss: FloatArray, view: FloatArray, surface: FloatArray,
+) -> None:  # fmt: skip
+    """Hair, cloth and frames: two colours mixed by a pattern. Sheets have two sides: normals turn to the viewer."""
+    one = np.float32(1.0)
+    rows, columns = np.float32(patterns.shape[1]), np.float32(patterns.shape[2])
+    for y in range(index.shape[0]):
+        for x in range(index.shape[1]):
+            i = index[y, x]
+            if i < 0 or material[i] < HAIR:
+                continue
+            a, b, c = triangles[i, 0], triangles[i, 1], triangles[i, 2]
+            w0, w1 = weights[y, x, 0], weights[y, x, 1]
+            w2 = one - w0 - w1
+            row = look[i]
+            u = (w0 * uvs[a, 0] + w1 * uvs[b, 0] + w2 * uvs[c, 0]) * repeat[row, 0]
+            v = (w0 * uvs[a, 1] + w1 * uvs[b, 1] + w2 * uvs[c, 1]) * repeat[row, 1]
+            column, line = np.int32((u - np.floor(u)) * columns), np.int32((v - np.floor(v)) * rows)
+            mixed = np.float32(patterns[row, line, column]) * np.float32(1 / 255.0)
+            nx = w0 * normals[a, 0] + w1 * normals[b, 0] + w2 * normals[c, 0]
+            ny = w0 * normals[a, 1] + w1 * normals[b, 1] + w2 * normals[c, 1]
+            nz = w0 * normals[a, 2] + w1 * normals[b, 2] + w2 * normals[c, 2]
+            scale = one / np.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-12))
+            if nx * view[0] + ny * view[1] + nz * view[2] < np.float32(0.0):
+                scale = -scale
+            pixel = surface[y, x]
+            pixel[_NORMAL], pixel[_NORMAL + 1], pixel[_NORMAL + 2] = nx * scale, ny * scale, nz * scale
+            for k in range(3):
+                pixel[_ALBEDO + k] = colors[row, 0, k] + (colors[row, 1, k] - colors[row, 0, k]) * mixed
+            pixel[_GLOSS], pixel[_SHININESS], pixel[_OPEN], pixel[_STRAND] = gloss[row], np.float32(30.0), one, mixed
+
+
+@njit(cache=True, fastmath=True)
+def _light(
+    index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, positions: FloatArray,
+    irradiance: FloatArray, frames: FloatArray, surface: FloatArray, key_direction: FloatArray, key_color: FloatArray,
+    key_projection: FloatArray, key_depth: FloatArray, softness: float, strength: float, view: FloatArray,
+    out: FloatArray,
+) -> None:  # fmt: skip
+    """Adds up soft light, key light behind its shadow map, highlights and the sheen of grazed skin."""
+    zero, one = np.float32(0.0), np.float32(1.0)
+    half = key_direction + view
+    half /= np.sqrt(half[0] * half[0] + half[1] * half[1] + half[2] * half[2]) + np.float32(1e-6)
+    scatter = np.array([0.04, 0.08, 0.22], np.float32)
+    key_on = max(key_color[0], key_color[1], key_color[2]) > zero
+    for y in range(index.shape[0]):
+        for x in range(index.shape[1]):
+            i = index[y, x]
+            if i < 0:
+                continue
+            a, b, c = triangles[i, 0], triangles[i, 1], triangles[i, 2]
+            w0, w1 = weights[y, x, 0], weights[y, x, 1]
+            w2 = one - w0 - w1
+            pixel = surface[y, x]
+            nx, ny, nz = pixel[_NORMAL], pixel[_NORMAL + 1], pixel[_NORMAL + 2]
+            facing = nx * key_direction[0] + ny * key_direction[1] + nz * key_direction[2]
+            lit, specular = zero, zero
+            if key_on and facing > np.float32(-0.3):
+                mx, my, mz = key_projection[0, 3], key_projection[1, 3], key_projection[2, 3]
+                across = zero
+                for k in range(3):
+                    p = w0 * positions[a, k] + w1 * positions[b, k] + w2 * positions[c, k]
+                    mx += key_projection[0, k] * p
+                    my += key_projection[1, k] * p
+                    mz += key_projection[2, k] * p
+                    across += (w0 * frames[a, k] + w1 * frames[b, k] + w2 * frames[c, k]) * half[k]
+                mz += np.float32(5.0) * (one - max(facing, zero))  # grazed surfaces must not shadow themselves
+                shadow = strength * (one - shadow_lookup(key_depth, mx, my, mz, softness))
+                if material[i] == TEETH or material[i] == FLESH:
+                    shadow *= np.float32(0.6)  # light gets into a mouth by way of lips and tongue, too
+                lit = one - shadow
+                gloss = pixel[_GLOSS]
+                if material[i] == HAIR:
+                    specular = (
+                        gloss
+                        * max(one - across * across, zero) ** np.float32(20.0)
+                        * (np.float32(0.4) + pixel[_STRAND])
+                    )
+                elif gloss > zero:
+                    toward = nx * half[0] + ny * half[1] + nz * half[2]
+                    specular = gloss * max(toward, zero) ** pixel[_SHININESS]
+            grazing = one - max(nx * view[0] + ny * view[1] + nz * view[2], zero)
+            rim = pixel[_SHEEN] * grazing * grazing * grazing
+            for k in range(3):
+                wrap = scatter[k] if material[i] == SKIN else zero
+                diffuse = max(facing + wrap, zero) / (one + wrap)
+                ambient = (w0 * irradiance[a, k] + w1 * irradiance[b, k] + w2 * irradiance[c, k]) * pixel[_OPEN]
+                albedo = pixel[_ALBEDO + k]
+                out[y, x, k] = (albedo * diffuse + specular) * key_color[k] * lit + (albedo + rim) * ambient
