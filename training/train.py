@@ -4,7 +4,10 @@ RUN_DIR holds `metrics.jsonl` (one object a line), `last.pth` (all that a resume
 checkpoint of the averaged weights with the lowest NME on held-out rendered faces; photographs given with --val are
 only reported). Ctrl-C or SIGTERM ends a run after the step in progress; `--resume` goes on. Each step seeds torch's
 generator from the run's seed and its own number and picks its samples from that number, so a resumed run ends with
-the weights of one that was never stopped (the same machine and thread count given).
+the weights of one that was never stopped (the same machine and thread count given; on a GPU up to its rounding).
+
+With --device cuda the network, the batches and the losses are on the GPU, and the streams run in mixed precision:
+bfloat16 where the GPU has it, else float16 with a scaled loss. Head, losses and weights are float32 everywhere.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from runtime.errors import ClnError, FileFormatError, InvalidInputError, MismatchError
+from runtime.errors import ClnError, EngineUnavailableError, FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel, load_face_model
 from runtime.files import write_atomically
 from training.augment import augmented_crops
@@ -52,17 +55,21 @@ STATE_NAME = "last.pth"
 WHITENING_SAMPLES = 2000
 _BAD_STEPS = 20
 """Steps with a gradient that isn't finite that are skipped in a row before the run gives up."""
+_MAY_CHANGE = ("name", "model", "steps", "augment")
+"""Fields of a run's config that resuming doesn't compare; the network's own is checked apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run needs beside its config; none of it changes the weights that `steps` steps give, save `bf16`."""
+    """What a run needs beside its config; of it only `device` and `bf16` change the weights that `steps` steps give."""
 
     out: Path
     minutes: float | None = None
     """Stop after so many minutes as if interrupted."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
     bf16: bool = False
-    """Autocast the streams to bfloat16; head, losses and weights stay in float32."""
+    """On the CPU, autocast the streams to bfloat16; head, losses and weights stay in float32. A GPU always mixes."""
     log_every: int = 50
     evaluate_every: int = 1000
     data: str = ""
@@ -90,6 +97,30 @@ def step_indices(count: int, batch: int, seed: int, step: int) -> NDArray[np.int
 def seed_step(seed: int, step: int) -> None:
     """Make all that a step draws a function of the run's seed and the step."""
     torch.manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
+
+
+def pick_device(name: str) -> str:
+    """The device that `cpu`, `cuda` or `auto` stands for here.
+
+    Raises:
+        EngineUnavailableError: A GPU was asked for and PyTorch can't use one.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+        raise EngineUnavailableError(
+            f"--device cuda: expected an NVIDIA GPU that PyTorch can use, found none (PyTorch {torch.__version__}, "
+            f"{build}); install a CUDA build and the driver, or give --device cpu."
+        )
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def stream_dtype(device: torch.device, *, bf16: bool) -> torch.dtype | None:
+    """What the streams are autocast to, None for float32. Emulated bfloat16 (before Ampere) is slower than float32."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if bf16 else None
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -137,10 +168,14 @@ class Run:
         """Set up a new run, or go on from an interrupted one's state (see `claim_folder`)."""
         self.config, self.options, self.face_model = config, options, face_model
         self.samples, self.held_out, self.photographs = samples, held_out, photographs
-        self.decoder = Decoder(face_model)
+        self.device = torch.device(options.device)
+        self.stream_dtype = stream_dtype(self.device, bf16=options.bf16)
+        # Float16 gradients vanish below 6e-8: the loss is scaled up, and the gradients back before they are clipped.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.stream_dtype == torch.float16)
+        self.decoder = Decoder(face_model).to(self.device)
         self.loss = FaceLoss(config.loss, self.decoder, config.model.input_size)
         torch.manual_seed(config.seed)
-        self.model = CLN(config.model).to(memory_format=torch.channels_last)
+        self.model = CLN(config.model).to(self.device, memory_format=torch.channels_last)
         self.optimizer = make_optimizer(config, self.model)
         self.step, self.best, self.bad_steps = 0, math.inf, 0
         if state is None:
@@ -173,17 +208,18 @@ class Run:
         """One step of the optimiser."""
         config, step = self.config, self.step
         seed_step(config.seed, step)
-        images, params = self.samples.batch(step_indices(len(self.samples), config.batch_size, config.seed, step))
+        indices = step_indices(len(self.samples), config.batch_size, config.seed, step)
+        images, params = (tensor.to(self.device) for tensor in self.samples.batch(indices))
         with torch.no_grad():
             size = config.model.input_size
             crops, truth = augmented_crops(images, params, self.decoder, size, config.augment)
         self.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.options.bf16):
+        with torch.autocast(self.device.type, self.stream_dtype, enabled=self.stream_dtype is not None):
             features = self.model.features(crops)
         whitened = self.model.head(features.float())
         losses = self.loss(whitened, truth, self.model.whiten, self.model.dewhiten)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        self.scaler.scale(losses.total).backward()
         self._apply(step)
         self.step += 1
         return losses
@@ -209,7 +245,8 @@ class Run:
             "step": self.step,
             "samples": len(self.samples),
             "data": self.options.data,
-            "bf16": self.options.bf16,
+            "device": self.options.device,
+            "streams": str(self.stream_dtype or torch.float32).removeprefix("torch."),
         }
         return Checkpoint(
             config=self.config.model,
@@ -226,12 +263,14 @@ class Run:
         state = {
             "format": STATE_FORMAT,
             "model_config": self.config.model.to_dict(),
+            "config": plain(self.config.to_dict()),
             "face_model_sha256": self.face_model.sha256,
             "step": self.step,
             "best": self.best,
             "model": self.model.state_dict(),
             "average": self.average.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
         write_atomically(self.options.out / STATE_NAME, dump(state))
 
@@ -240,12 +279,15 @@ class Run:
         self.average = Average(self.model, self.config.ema_decay)
         self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler") or self.scaler.state_dict())
         self.step, self.best = int(state["step"]), float(state["best"])
 
     def _apply(self, step: int) -> None:
+        self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         if not bool(torch.isfinite(norm)):
             self.bad_steps += 1
+            self.scaler.update()  # halves the scale, which may be all that is wrong
             logger.warning("step %d skipped: the gradient is not finite", step)
             if self.bad_steps >= _BAD_STEPS:
                 raise InvalidInputError(f"{_BAD_STEPS} steps in a row had no finite gradient; lower the learning rate.")
@@ -253,7 +295,8 @@ class Run:
         self.bad_steps = 0
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.average.update(self.model, step)
 
     def _label_statistics(self) -> tuple[Tensor, Tensor]:
@@ -262,7 +305,8 @@ class Run:
         labels = []
         count = min(len(self.samples), WHITENING_SAMPLES)
         for start in range(0, count, 100):
-            images, params = self.samples.batch(np.arange(start, min(start + 100, count)))
+            batch = self.samples.batch(np.arange(start, min(start + 100, count)))
+            images, params = (tensor.to(self.device) for tensor in batch)
             size = self.config.model.input_size
             labels.append(augmented_crops(images, params, self.decoder, size, self.config.augment)[1])
         return whitening(torch.cat(labels))
@@ -297,7 +341,7 @@ def claim_folder(out: Path, config: TrainConfig, face_model: FaceModel, *, resum
     Raises:
         FileNotFoundError: There is nothing to resume.
         FileFormatError: The state is corrupt.
-        MismatchError: It belongs to another network or face model.
+        MismatchError: It belongs to another network or face model, or was made by another recipe.
         InvalidInputError: The face model doesn't fit the config, or a run is there that should not be resumed.
     """
     if face_model.num_params != config.model.num_params:
@@ -319,7 +363,26 @@ def claim_folder(out: Path, config: TrainConfig, face_model: FaceModel, *, resum
         raise MismatchError(f"{path} is of another network; give the --config it was started with.")
     if state["face_model_sha256"] != face_model.sha256:
         raise MismatchError(f"{path} is for another face model; give the one it was started with.")
+    check_recipe(path, state, config)
     return state
+
+
+def check_recipe(path: Path, state: Mapping[str, Any], config: TrainConfig) -> None:
+    """Make sure that a run is resumed as it was started: loss, optimiser, learning rate, batch size and seed.
+
+    The length of the schedule and the augmentation may change, as may the samples. States of older versions carry no
+    recipe and are taken as they are.
+
+    Raises:
+        MismatchError: A field differs.
+    """
+    before, now = (flatten(values) for values in (state.get("config", {}), plain(config.to_dict())))
+    changed = [
+        name for name, value in before.items() if name.partition(".")[0] not in _MAY_CHANGE and value != now.get(name)
+    ]
+    if changed:
+        differences = ", ".join(f"{name} {before[name]} (now {now.get(name)})" for name in changed)
+        raise MismatchError(f"{path}: expected the recipe it was started with: {differences}; repeat its options.")
 
 
 class MetricsLog:
@@ -393,6 +456,14 @@ def plain(value: Any) -> Any:
     return value
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, its keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.partition("\n")[0])
@@ -408,7 +479,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     threads_help = "default: one per core; give fewer where other work shares them, or each step waits for the slowest"
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help=threads_help)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="rendering processes")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 streams: faster where the CPU has AVX512-BF16")
+    device_help = "default: auto, a GPU where there is one; there the streams run in mixed precision"
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=device_help)
+    bf16_help = "on the CPU, bfloat16 streams: faster where it has AVX512-BF16 (a GPU mixes precisions anyway)"
+    parser.add_argument("--bf16", action="store_true", help=bf16_help)
     parser.add_argument("--face-model", help="default: the bundled one")
     parser.add_argument("--held-out", type=int, default=500, help="rendered faces to evaluate on (default: 500)")
     parser.add_argument("--evaluate-every", type=int, default=1000, help="steps between evaluations (default: 1000)")
@@ -436,7 +510,7 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
 
 def open_run(options: argparse.Namespace) -> Run:
     """The run that a command line asks for, its samples rendered."""
-    config = config_of(options)
+    config, device = config_of(options), pick_device(options.device)
     face_model = load_face_model(options.face_model)
     state = claim_folder(options.out, config, face_model, resume=options.resume)
     photographs = None
@@ -454,6 +528,7 @@ def open_run(options: argparse.Namespace) -> Run:
     run_options = RunOptions(
         out=options.out,
         minutes=options.minutes,
+        device=device,
         bf16=options.bf16,
         evaluate_every=options.evaluate_every,
         data=f"synthetic:{count}",

@@ -1,22 +1,29 @@
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from scipy.io import savemat
 
+from runtime.detection import Detection
 from runtime.errors import FileFormatError, InvalidInputError, MismatchError
-from runtime.face_model import FaceModel
+from runtime.face_model import FaceModel, load_face_model
+from runtime.files import sha256
 from runtime.roi import Roi
 from tests.training.conftest import make_face_model
 from tests.training.test_model import TINY
+from tools.plot_yaw_sweep import sweep
 from training import evaluate
-from training.checkpoint import Checkpoint, save_checkpoint
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.data.aflw2000 import load_aflw2000
-from training.evaluate import evaluate_real
+from training.evaluate import Study, evaluate_real, study_photographs, study_rows
 from training.model import CLN
+from training.report import PROTOCOL, Row, markdown, model_rows, ratio
 
 SIZE = 32
 YAWS = {"a": 10.0, "b": -40.0, "c": 85.0, "d": 5.0}
@@ -130,3 +137,244 @@ def test_a_broken_folder_is_refused(folder: Path, damage, message: str) -> None:
 def test_unknown_data_is_refused(face_model: FaceModel) -> None:
     with pytest.raises(InvalidInputError, match="aflw2000:DIR"):
         evaluate.evaluate_data(lambda crops: crops, SIZE, face_model, "pictures")
+
+
+class FakeDetector:
+    """Finds the true boxes moved by 10 % of their width; in the second picture none, in the third another face, too."""
+
+    def __init__(self, faces: list) -> None:
+        self.left = [face.landmarks[:, :2] for face in faces]
+
+    def detect(self, image: np.ndarray) -> list[Detection]:
+        low, high = self.left[0].min(axis=0), self.left[0].max(axis=0)
+        number = 4 - len(self.left)
+        self.left = self.left[1:]
+        if number == 1:
+            return [Detection(box=(low[0] + 400, low[1], *(high - low)), score=0.9)]  # not this face
+        true = Detection(box=(low[0] + 0.1 * (high[0] - low[0]), low[1], *(high - low)), score=0.7)
+        return [Detection(box=(low[0] + 60, low[1] + 60, 50.0, 50.0), score=0.9), true] if number == 2 else [true]
+
+
+class Oracle:
+    """Knows the true parameters, and the regions that it is shown: it counts a pass as soon as all faces were seen."""
+
+    def __init__(self, truth: np.ndarray, shift: float) -> None:
+        self.truth, self.shift = truth, shift
+        self.regions: list[list[Roi]] = []
+
+    def crop(self, image: np.ndarray, rois: list[Roi], size: int) -> np.ndarray:
+        self.pending.append(rois[0])
+        return np.zeros((1, size, size, 3), np.uint8)
+
+    pending: list[Roi]
+
+    def __call__(self, crops: np.ndarray) -> np.ndarray:
+        rois, self.pending = self.pending, []
+        self.regions.append(rois)
+        rows = self.truth if len(rois) == 4 else self.truth[[0, 2, 3]]
+        answers = np.stack([to_crop(row, roi) for row, roi in zip(rows, rois, strict=True)])
+        if len(self.regions) == 1:
+            answers[:, 3] += self.shift  # the first pass errs, crop pixels to the right
+        return answers
+
+
+@pytest.fixture
+def study(folder: Path, face_model: FaceModel, make_params, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, Oracle]:
+    faces = load_aflw2000(folder)
+    oracle = Oracle(make_params(len(YAWS), size=200), shift=2.0)
+    oracle.pending = []
+    monkeypatch.setattr(evaluate, "crop", oracle.crop)
+    return study_photographs(oracle, SIZE, face_model, faces, FakeDetector(faces)), oracle
+
+
+def test_a_study_takes_its_regions_from_where_it_says(study: tuple[Study, Oracle]) -> None:
+    result, oracle = study
+    labels, detected, second = oracle.regions
+    for face, roi in zip(result.faces, labels, strict=True):
+        assert roi == Roi.from_landmarks(face.landmarks)
+    for number, roi in zip((0, 2, 3), detected, strict=True):
+        width = np.ptp(result.faces[number].landmarks[:, 0])
+        assert roi.center_x == pytest.approx(labels[number].center_x + 0.1 * width)  # not the other face
+    for roi, first in zip(second, labels, strict=True):
+        assert roi.center_x == pytest.approx(first.center_x + 2.0 * first.side / SIZE, abs=0.01)
+        assert roi.side == pytest.approx(first.side, rel=1e-4)
+    assert result.found.tolist() == [True, False, True, True]
+    assert np.nanmax(result.detector) < 0.01 and result.second_pass.max() < 0.01 < 1 < result.predicted.min()
+    assert result.fit_floor.max() < 0.3 < result.zero_coefficients.min()
+
+
+def test_a_missed_face_is_on_neither_side_of_the_ratio(study: tuple[Study, Oracle]) -> None:
+    result = study[0]
+    result.detector[[0, 2, 3]] = [3.0, 8.0, 5.0]  # |yaw| 10, 85, 5; missed: 40
+    result.predicted[:] = [1.0, 100.0, 2.0, 2.0]
+    rows = {row.what: row for row in study_rows("set", result, 50)}
+    detector = rows["NME, regions from the face detector (3 of 4 faces found)"]
+    assert detector.bins == (4.0, None, 8.0) and detector.value == 6.0
+    assert rows["the same / NME with ground-truth regions, faces found"].value == pytest.approx(6.0 / 1.75)
+    assert rows["NME, 4 photographs"].bins == (1.5, 100.0, 2.0)
+    content = result.to_dict()
+    assert content["detector"]["missed"] == ["b"] and content["detector"]["per_image"]["b"] is None
+    assert content["nme_2d_68"]["per_image"] == {"a": 1.0, "b": 100.0, "c": 2.0, "d": 2.0}
+
+
+def test_the_table_says_what_the_rows_say() -> None:
+    rows = [
+        Row(data="set", what="NME | all", value=3.5, bins=(3.0, None, 4.0)),
+        Row(what="ratio", value=None, unit=""),
+        Row(what="size", value=5.618, unit="MB"),
+    ]
+    text = markdown("Accuracy of x", rows, {"set": {"predicted": {"a": 1.0, "b": None}, "fit_floor": {"a": 2, "b": 3}}})
+    assert text.splitlines()[2:7] == [
+        "| data | what | value | [0,30] | (30,60] | (60,90] |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| set | NME \\| all | 3.500 % | 3.000 | – | 4.000 |",
+        "|  | ratio | – |  |  |  |",
+        "|  | size | 5.62 MB |  |  |  |",
+    ]
+    assert PROTOCOL in text.splitlines()
+    assert text.endswith(
+        "| image | predicted | fit floor |\n| --- | --- | --- |\n| a | 1.000 | 2.000 |\n| b | – | 3.000 |\n"
+    )
+    many = {str(number): 1.0 for number in range(51)}
+    assert "image" not in markdown("t", rows, {"set": {"predicted": many}}).partition(PROTOCOL)[2]
+    assert ratio(None, 1.0) is ratio(1.0, None) is ratio(1.0, 0.0) is None
+
+
+def test_the_network_is_timed_alone_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    class Engine:
+        manifest = SimpleNamespace(input_size=SIZE, precision="fp32")
+
+        def __call__(self, crops: np.ndarray) -> None:
+            calls.append(crops.shape)
+
+        def __enter__(self) -> "Engine":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def load(path: Path, *, providers: list[str], threads: int) -> Engine:
+        assert providers == ["CPUExecutionProvider"] and threads == 1
+        return Engine()
+
+    clock = iter(np.arange(10_000) * 0.004)  # 4 ms from each look at it to the next
+    monkeypatch.setattr("training.report.load_engine", load)
+    monkeypatch.setattr("training.report.time.perf_counter", lambda: next(clock))
+    for name, size in (("m.pth", 3000), ("m.onnx", 2000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    rows = model_rows(tmp_path / "m.pth", tmp_path / "m.onnx")
+    assert [(row.value, row.unit) for row in rows[:2]] == [(0.003, "MB"), (0.002, "MB")]
+    assert rows[2].value == pytest.approx(4.0) and rows[2].unit == "ms" and "fp32" in rows[2].what
+    assert set(calls) == {(1, SIZE, SIZE, 3)}
+    with pytest.raises(InvalidInputError, match=r"\.onnx"):
+        model_rows(tmp_path / "m.pth", tmp_path / "m.pth")
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, face_model: FaceModel, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An untrained network for the small face model, which stands in for the bundled one."""
+    monkeypatch.setattr(evaluate, "load_face_model", lambda path: face_model)
+    model = CLN(TINY)
+    model.whitening_mean[[0, 5, 10, 3, 7]] = torch.tensor([0.2, -0.2, 0.2, 16.0, 16.0])  # an upright face, at least
+    path = tmp_path / "ckpt.pth"
+    content = Checkpoint(
+        config=TINY, state_dict=model.state_dict(), face_model_name="small", face_model_sha256=face_model.sha256
+    )
+    save_checkpoint(path, content)
+    return str(path)
+
+
+class Rendered:
+    """Rendered faces without a renderer."""
+
+    def __init__(self, count: int, directory: Path, *, size: int, seed: int) -> None:
+        self.params = self.make(count, size=size, seed=seed)
+        self.size = size
+
+    def fill(self) -> None: ...
+
+    def __len__(self) -> int:
+        return len(self.params)
+
+    def batch(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(len(indices), self.size, self.size, 3, dtype=torch.uint8), torch.from_numpy(
+            self.params[indices]
+        )
+
+
+def test_command_line_writes_table_and_json_of_several_sets(
+    checkpoint: str, folder: Path, tmp_path: Path, make_params, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr(Rendered, "make", staticmethod(make_params), raising=False)
+    monkeypatch.setattr(evaluate, "SyntheticSamples", Rendered)
+    monkeypatch.setattr(evaluate, "BlazeFaceDetector", lambda: SimpleNamespace(detect=lambda image: []))
+    report, table = tmp_path / "report.json", tmp_path / "table.md"
+    data = ["--data", f"aflw2000:{folder}", "--data", "synthetic:7"]
+    assert evaluate.main([checkpoint, *data, "--json", str(report), "--table", str(table)]) == 0
+    content, text = json.loads(report.read_text()), table.read_text()
+    assert content["nme_2d_68"]["per_image"].keys() == YAWS.keys() and content["synthetic:7"]["faces"] == 7
+    by_name = {(row["data"], row["what"]): row["value"] for row in content["table"]}
+    assert by_name["aflw2000:aflw", "NME, 4 photographs"] == content["nme_2d_68"]["mean"]
+    assert by_name["synthetic:7", "NME, 7 held-out rendered faces"] == content["synthetic:7"]["nme_2d_68"]["mean"]
+    assert by_name["aflw2000:aflw", "NME, regions from the face detector (0 of 4 faces found)"] is None
+    for row in content["table"]:
+        assert row["value"] is None or f"| {row['what']} | {row['value']:.{2 if row['unit'] == 'MB' else 3}f}" in text
+    assert str(tmp_path) not in text
+    plain = tmp_path / "plain.json"
+    assert evaluate.main([checkpoint, *data[:2], "--json", str(plain)]) == 0
+    alone = json.loads(plain.read_text())
+    assert alone.keys() == {"nme_2d_68", "zero_coefficients", "faces"}
+    assert all(alone[key] == content[key] for key in alone)
+    capsys.readouterr()
+
+
+def test_command_line_gives_one_line_and_2(checkpoint: str, folder: Path, tmp_path: Path, capsys) -> None:
+    good = ["--data", f"aflw2000:{folder}"]
+    (tmp_path / "empty").mkdir()
+    broken = load_checkpoint(checkpoint)
+    broken.state_dict["whitening_mean"][0] = float("nan")
+    save_checkpoint(tmp_path / "nan.pth", broken)
+    (tmp_path / "foreign.onnx").write_bytes(b"no network")
+    for arguments, message in (
+        ([checkpoint, "--data", f"aflw2000:{tmp_path / 'nowhere'}"], "nowhere"),
+        ([checkpoint, "--data", f"aflw2000:{tmp_path / 'empty'}"], "unpack"),
+        ([checkpoint, "--data", "pictures"], "aflw2000:DIR"),
+        ([checkpoint, "--data", "aflw2000:"], "aflw2000:DIR"),
+        ([checkpoint, *good, *good], "different names"),
+        ([str(tmp_path / "none.pth"), *good], "none.pth"),
+        ([str(tmp_path / "none.engine"), *good], "none.engine"),
+        ([str(tmp_path / "foreign.onnx"), *good], "foreign.onnx"),
+        ([str(tmp_path / "nan.pth"), *good], "NaN"),
+        ([checkpoint, *good, "--json", f"{checkpoint}/out.json"], "ckpt.pth"),
+    ):
+        assert evaluate.main(arguments) == 2, arguments
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ") and message in error
+
+
+def test_only_the_checkpoint_s_own_export_is_timed(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = {"good.onnx": sha256(Path(checkpoint).read_bytes()), "other.onnx": "0" * 64}
+
+    @contextmanager
+    def load(path: str) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(manifest=SimpleNamespace(checkpoint_sha256=origin[path]))
+
+    monkeypatch.setattr("runtime.engines.load_engine", load)
+    assert evaluate.timed_file(checkpoint, "good.onnx") == "good.onnx"
+    assert evaluate.timed_file(checkpoint, None) is None
+    assert evaluate.timed_file("good.onnx", None) == "good.onnx"
+    with pytest.raises(MismatchError, match="another checkpoint"):
+        evaluate.timed_file(checkpoint, "other.onnx")
+
+
+def test_a_sweep_turns_one_face_and_changes_nothing_else() -> None:
+    yaws = np.array([-70.0, 0.0, 70.0])
+    right = np.concatenate([(np.diag([1.0, -1.0, 1.0, 0.0])[:3] @ np.eye(4)).ravel(), np.zeros(50)]).astype(np.float32)
+    result = sweep(lambda crops: np.stack([right] * len(crops)), 64, load_face_model(), 1, yaws)
+    truth, predicted = result.yaw
+    np.testing.assert_allclose(truth, yaws, atol=2.0)  # a near camera's best orthographic fit is a little off
+    np.testing.assert_allclose(predicted, 0.0, atol=1e-9)
+    assert (result.truth[:, 12:] == result.truth[0, 12:]).all() and result.truth[0, 12:].any()
+    assert len(np.unique(result.crops, axis=0)) == 3

@@ -9,15 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.errors import InvalidInputError, MismatchError
+from runtime.errors import EngineUnavailableError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel
 from tests.training.conftest import make_face_model
 from tests.training.test_model import TINY
 from training import train
-from training.checkpoint import load_checkpoint
-from training.config import TrainConfig, edge
+from training.checkpoint import dump, load_checkpoint, load_plain
+from training.config import AugmentConfig, LossConfig, TrainConfig, edge
 from training.data.samples import SyntheticSamples, parse_synthetic
-from training.train import Run, RunOptions, claim_folder, interruption, learning_rate, step_indices, whitening
+from training.train import (
+    Run,
+    RunOptions,
+    claim_folder,
+    interruption,
+    learning_rate,
+    pick_device,
+    step_indices,
+    whitening,
+)
 
 CONFIG = TrainConfig(
     name="tiny", model=TINY, optimizer="adamw", batch_size=4, steps=6, warmup_steps=2, learning_rate=1e-3, ema_decay=0.9
@@ -104,6 +113,103 @@ def test_an_old_run_is_not_overwritten_and_another_one_is_not_resumed(make_run) 
     with pytest.raises(MismatchError, match="network"):
         other = dataclasses.replace(CONFIG, model=dataclasses.replace(TINY, cat=False))
         make_run("run", config=other, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.5}, "learning_rate 0.001 .now 0.5."),
+        ({"batch_size": 5}, "batch_size 4"),
+        ({"loss": LossConfig(wing=3.0)}, "loss.wing 1.0"),
+        ({"optimizer": "sgd"}, "optimizer adamw"),
+        ({"warmup_steps": 3, "seed": 1}, "warmup_steps 2 .now 3., seed 0"),
+    ],
+    ids=["learning rate", "batch size", "loss", "optimiser", "two"],
+)
+def test_a_run_is_resumed_with_its_own_recipe_only(make_run, change: dict[str, object], message: str) -> None:
+    make_run("run").save()
+    with pytest.raises(MismatchError, match=message):
+        make_run("run", config=dataclasses.replace(CONFIG, **change), resume=True)
+
+
+def test_a_resumed_run_may_be_longer_and_of_an_older_version(make_run) -> None:
+    run = make_run("run")
+    run.train_step()
+    run.save()
+    longer = dataclasses.replace(CONFIG, steps=60, augment=AugmentConfig(noise=0.0))
+    assert make_run("run", config=longer, resume=True).step == 1
+    path = run.options.out / train.STATE_NAME
+    old = {key: value for key, value in load_plain(path).items() if key not in ("config", "scaler")}
+    path.write_bytes(dump(old))
+    assert make_run("run", config=dataclasses.replace(CONFIG, learning_rate=0.5), resume=True).step == 1
+
+
+def test_all_that_a_step_makes_is_on_the_run_s_device(make_run) -> None:
+    # A tensor made without a device lands on the default one; here that is one that can't be mixed with the CPU's.
+    still = AugmentConfig(low_resolution_probability=0.0)  # draws a number for the CPU
+    config = dataclasses.replace(CONFIG, optimizer="sgd", augment=still, loss=LossConfig(disentangled=0.5))
+    run = make_run("run", config=config)
+    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    with torch.device("meta"):
+        run.train_step()
+    assert run.bad_steps == 0
+    assert all(not torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
+
+
+@pytest.fixture
+def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU without bfloat16 does, on the CPU."""
+    monkeypatch.setattr(train, "stream_dtype", lambda device, bf16: torch.float16)
+
+
+def test_a_scaled_loss_makes_the_same_step(make_run, half_precision: None) -> None:
+    config = dataclasses.replace(CONFIG, optimizer="sgd", gradient_clip=0.5)
+    runs = {}
+    for scale in (1.0, 1024.0):
+        run = runs[scale] = make_run(f"run{scale}", config=config)
+        start = {name: value.clone() for name, value in run.model.named_parameters()}
+        run.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        run.train_step()
+        assert run.bad_steps == 0
+        runs[scale] = torch.cat([(value - start[name]).flatten() for name, value in run.model.named_parameters()])
+    assert runs[1.0].norm() > 0
+    assert (runs[1024.0] - runs[1.0]).norm() < 0.02 * runs[1.0].norm()
+
+
+def test_a_scale_too_large_costs_a_step_and_is_kept_halved(make_run, half_precision: None) -> None:
+    run = make_run("run")
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    run.train_step()
+    assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
+    assert run.bad_steps == 1 and run.scaler.get_scale() == 2.0**99
+    run.save()
+    assert make_run("run", resume=True).scaler.get_scale() == 2.0**99
+
+
+def test_a_missing_gpu_is_said_and_auto_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == pick_device("cpu") == "cpu"
+    with pytest.raises(EngineUnavailableError, match="--device cpu"):
+        pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == pick_device("cuda") == "cuda"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA GPU")
+def test_a_gpu_trains_evaluates_and_resumes(make_run, face_model: FaceModel) -> None:
+    config = dataclasses.replace(CONFIG, steps=3, loss=LossConfig(disentangled=0.5))
+    run = make_run("run", config=config, device="cuda")
+    start = [parameter.detach().clone() for parameter in run.model.parameters()]
+    assert run.train() and run.bad_steps == 0
+    assert all(p.is_cuda and not torch.equal(a, p) for a, p in zip(start, run.model.parameters(), strict=True))
+    assert load_checkpoint(run.options.out / "best.pth", face_model).test["held_out_nme"] > 0
+    longer = dataclasses.replace(config, steps=5)
+    resumed = make_run("run", config=longer, resume=True, device="cuda")
+    assert resumed.step == 3 and resumed.train()
+    on_cpu = make_run("run", config=dataclasses.replace(config, steps=6), resume=True)  # a state is bound to no device
+    assert on_cpu.step == 5 and on_cpu.train()
 
 
 def test_nothing_to_resume_is_said_at_once(make_run) -> None:

@@ -1,0 +1,130 @@
+"""The accuracy table: rows of figures as Markdown and as plain JSON types, a model file's size and its time per face.
+
+Times are of the network alone, batch 1, ONNX Runtime's CPU provider with one thread, in milliseconds; sizes are in MB
+of 10^6 bytes; errors in percent (`training.metrics`), with None where there is no face to measure on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtime.engines import load_engine
+from runtime.errors import InvalidInputError
+from training.metrics import YAW_EDGES, YawBins
+
+MOST_IMAGES = 50
+"""Sets of more images get no row for each of them in Markdown; JSON always names all."""
+PROTOCOL = (
+    "Protocol (CLN, BMVC 2022 suppl.): NME in % is the mean 2D distance over the 68 landmarks over sqrt(w h) of the "
+    "ground-truth landmarks' box; bins are of |yaw| in degrees, the value is the mean of the bins that have faces; "
+    "regions come from the ground-truth landmarks' box, one pass, one crop per face, unless the row says otherwise. "
+    "Of several detections the one nearest to the ground-truth region counts, if its centre is within that region's "
+    "half side; a face without one is missed, and left out of the detector's row and of both sides of its ratio. "
+    "Time: the network alone, batch 1, prepared crop, one thread, median."
+)
+PerImage = Mapping[str, Mapping[str, float | None]]
+"""Column -> image -> figure in percent."""
+_WARM_UP, _CALLS = 30, 600
+_NUMBER_FORMATS = {"%": "{:.3f}", "": "{:.3f}", "MB": "{:.2f}", "ms": "{:.2f}"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure."""
+
+    data: str = ""
+    """The data set's name; empty for a figure of the model alone."""
+    what: str
+    value: float | None
+    unit: str = "%"
+    """%, MB, ms, or nothing for a ratio."""
+    bins: tuple[float | None, ...] = ()
+
+
+def nme_row(data: str, what: str, nme: YawBins) -> Row:
+    """A row of an error by bins of yaw."""
+    return Row(data=data, what=what, value=nme.mean, bins=nme.bins)
+
+
+def ratio(value: float | None, base: float | None) -> float | None:
+    """`value` over `base`, None where either is missing or the base is 0."""
+    return value / base if value is not None and base else None
+
+
+def model_rows(model: str | os.PathLike[str], onnx: str | os.PathLike[str] | None) -> list[Row]:
+    """Size of the model's file and of `onnx`, and the time per face of the latter; None leaves it out."""
+    sizes = {Path(path): Path(path).stat().st_size / 1e6 for path in (model, onnx) if path is not None}
+    rows = [Row(what=f"size of {path.name}", value=size, unit="MB") for path, size in sizes.items()]
+    if onnx is None:
+        return rows
+    median, precision = time_per_face(onnx)
+    what = f"time per face on one CPU core, ONNX Runtime, {precision}, {Path(onnx).name}"
+    return [*rows, Row(what=what, value=median, unit="ms")]
+
+
+def time_per_face(path: str | os.PathLike[str]) -> tuple[float, str]:
+    """Median milliseconds of one face through an `.onnx` file, and the precision that its manifest states.
+
+    Raises:
+        InvalidInputError: It is not an .onnx file.
+        FileFormatError, EngineUnavailableError, FileNotFoundError: As `runtime.engines.load_engine`.
+    """
+    if Path(path).suffix != ".onnx":
+        raise InvalidInputError(f"{os.fspath(path)}: expected an .onnx file to time, got another suffix.")
+    with load_engine(path, providers=["CPUExecutionProvider"], threads=1) as engine:
+        size = engine.manifest.input_size
+        crop = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+        times = []
+        for _ in range(_WARM_UP + _CALLS):
+            start = time.perf_counter()
+            engine(crop)
+            times.append(time.perf_counter() - start)
+        return 1000.0 * float(np.median(times[_WARM_UP:])), engine.manifest.precision
+
+
+def markdown(title: str, rows: Sequence[Row], per_image: Mapping[str, PerImage]) -> str:
+    """The table, and one of single images for each set that is small enough.
+
+    Args:
+        title: What the figures are of.
+        rows: The figures.
+        per_image: Figures of single images, by data set.
+    """
+    low, high = YAW_EDGES
+    head = ("data", "what", "value", f"[0,{low:.0f}]", f"({low:.0f},{high:.0f}]", f"({high:.0f},90]")
+    cells = [(row.data, row.what, _value(row), *(_bin(row, number) for number in range(3))) for row in rows]
+    parts = [f"# {title}", _table(head, cells), PROTOCOL]
+    for name, columns in per_image.items():
+        images = next(iter(columns.values()))
+        if 0 < len(images) <= MOST_IMAGES:
+            lines = [(stem, *(_number(column[stem], "%") for column in columns.values())) for stem in images]
+            parts += [
+                f"Single images of {name}, NME in %:",
+                _table(("image", *(column.replace("_", " ") for column in columns)), lines),
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    rule = ["---"] * len(head)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (head, rule, *lines)
+    )
+
+
+def _value(row: Row) -> str:
+    return f"{_number(row.value, row.unit)} {row.unit}".rstrip()
+
+
+def _bin(row: Row, number: int) -> str:
+    return _number(row.bins[number], row.unit) if row.bins else ""
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "–" if value is None else _NUMBER_FORMATS[unit].format(value)
