@@ -12,7 +12,9 @@ Source: Blanz & Vetter 1999; the parameter layout is 3DDFA's (arXiv 1511.07212).
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from typing import Any
@@ -42,7 +44,7 @@ class FaceModel:
     expression_basis: NDArray[np.float32]  # (E, N, 3) mm per unit coefficient
     shape_sigma: NDArray[np.float32]  # (S,) standard deviation of each coefficient
     expression_sigma: NDArray[np.float32]  # (E,)
-    shape_mirror: NDArray[np.float32]  # (S,) ±1: the coefficients of a mirrored face, over the face's own
+    shape_mirror: NDArray[np.float32]  # (S,) ±1: the coefficients of a mirrored face, over the face's own; 0 if unknown
     expression_mirror: NDArray[np.float32]  # (E,)
     triangles: NDArray[np.int32]  # (T, 3) counter-clockwise seen from outside
     landmark_vertices: NDArray[np.int32]  # (68,)
@@ -50,6 +52,7 @@ class FaceModel:
     uv: NDArray[np.float32]  # (N, 2)
     region: NDArray[np.uint8]  # (N,) index into region_names
     region_names: tuple[str, ...]
+    metadata: Mapping[str, str] = field(default_factory=dict)  # the file's own, all of it
 
     @property
     def shape_count(self) -> int:
@@ -65,6 +68,11 @@ class FaceModel:
     def num_params(self) -> int:
         """12 + S + E."""
         return POSE_SIZE + self.shape_count + self.expression_count
+
+    @property
+    def can_mirror(self) -> bool:
+        """Whether a mirrored face's coefficients are known: not so where the modes aren't mirror-symmetric."""
+        return bool(self.shape_mirror.all() and self.expression_mirror.all())
 
     def landmarks(self, params: ArrayLike) -> NDArray[np.float32]:
         """68 landmarks (…, 68, 3) in the crop's frame, of params (…, 12 + S + E) with at most one leading axis."""
@@ -139,6 +147,7 @@ def load_face_model(path: str | os.PathLike[str] | None = None) -> FaceModel:
         license=metadata.get("license", ""),
         sha256=sha256(data),
         region_names=tuple(metadata.get("region_names", "").split(",")),
+        metadata=metadata,
         **arrays,
     )
 
@@ -180,3 +189,9 @@ def _check_tensors(name: str, tensors: dict[str, NDArray[Any]]) -> None:
     for key in ("triangles", "landmark_vertices", "mirror"):
         if tensors[key].min() < 0 or tensors[key].max() >= sizes["N"]:
             raise FileFormatError(f"{name}: '{key}' names vertices outside 0..{sizes['N'] - 1}; make the file anew")
+
+
+if __name__ == "__main__":
+    from runtime.convert.command import main
+
+    sys.exit(main())

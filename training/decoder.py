@@ -35,8 +35,10 @@ class Decoder(nn.Module):
         """Keep the model's mean (N, 3) and modes (S + E, N, 3) as buffers."""
         super().__init__()
         modes = np.concatenate([face_model.shape_basis, face_model.expression_basis])
-        # A mirrored face has each coefficient times its sign.
+        # A mirrored face has each coefficient times its sign. Where signs are unknown (0), a mirrored label is NaN, so
+        # that it can't pass for a mean face.
         signs = np.concatenate([face_model.shape_mirror, face_model.expression_mirror])
+        signs = np.where(signs == 0, np.float32("nan"), signs).astype(np.float32)
         self.register_buffer("mean", torch.tensor(face_model.mean))
         self.register_buffer("modes", torch.tensor(modes))
         self.register_buffer("landmark_vertices", torch.tensor(face_model.landmark_vertices).long())

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.face_model import FaceModel
+from runtime.pose import euler_to_rotation
 
 
 def make_face_model(seed: int = 0) -> FaceModel:
@@ -47,20 +48,19 @@ def face_model() -> FaceModel:
     return make_face_model()
 
 
+def plausible_params(count: int, size: int = 160, seed: int = 0) -> np.ndarray:
+    """Parameters (count, 62) of faces in the middle of a square image."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        rotation = euler_to_rotation(*(float(a) for a in rng.normal(0, [30, 12, 12])))
+        pose = np.zeros((3, 4))
+        pose[:, :3] = rng.uniform(0.45, 0.55) * size / 160 * np.diag([1, -1, 1]) @ rotation
+        pose[:2, 3] = (size - 1) / 2 + rng.uniform(-6, 6, 2)
+        rows.append(np.concatenate([pose.ravel(), rng.normal(0, 1, 50)]))
+    return np.array(rows, np.float32)
+
+
 @pytest.fixture(scope="session")
 def make_params():
-    """Plausible parameters (count, 62) of faces in the middle of a square image."""
-    from runtime.pose import euler_to_rotation
-
-    def make(count: int, size: int = 160, seed: int = 0) -> np.ndarray:
-        rng = np.random.default_rng(seed)
-        rows = []
-        for _ in range(count):
-            rotation = euler_to_rotation(*(float(a) for a in rng.normal(0, [30, 12, 12])))
-            pose = np.zeros((3, 4))
-            pose[:, :3] = rng.uniform(0.45, 0.55) * size / 160 * np.diag([1, -1, 1]) @ rotation
-            pose[:2, 3] = (size - 1) / 2 + rng.uniform(-6, 6, 2)
-            rows.append(np.concatenate([pose.ravel(), rng.normal(0, 1, 50)]))
-        return np.array(rows, np.float32)
-
-    return make
+    return plausible_params

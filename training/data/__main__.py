@@ -1,0 +1,35 @@
+"""`python -m training.data check KIND:DIR`: what a data set on disk lacks. The kinds are in `training.data.catalog`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from runtime.errors import ClnError
+from training.data.catalog import check
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 for a complete set, 1 where something is missing or bad, 2 after an error's one line."""
+    parser = argparse.ArgumentParser(prog="python -m training.data", description="Data sets on disk.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("check", help="say what a data set lacks")
+    command.add_argument("data", metavar="KIND:DIR", help="for example 300w-lp:DIR, aflw:DIR, points:DIR")
+    command.add_argument("--images", action="store_true", help="decode every image too (slow)")
+    command.add_argument("--crop-size", type=int, default=128, help="of synthetic samples (default: 128)")
+    options = parser.parse_args(arguments)
+    try:
+        report = check(options.data, images=options.images, crop_size=options.crop_size)
+    except (ClnError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for line in report.found:
+        print(line)
+    for line in report.problems:
+        print(f"problem: {line}")
+    print("complete" if not report.problems else "not complete")
+    return 1 if report.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
