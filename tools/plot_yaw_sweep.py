@@ -27,10 +27,10 @@ from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.pose import euler_to_rotation
 from runtime.roi import Roi
+from training.accuracy import Predict, load_predictor, yaw_of
 from training.augment import aligned_crops
 from training.data.samples import HELD_OUT_SEED, image_size
 from training.decoder import Decoder
-from training.evaluate import Predict, load_predictor, yaw_of
 
 FRAMES = 7
 _FRAME_SIZE = 256

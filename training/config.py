@@ -1,18 +1,29 @@
 """What a network and a training run are made of: frozen, keyword-only dataclasses that a checkpoint carries.
 
-Sources: CLN, BMVC 2022 suppl. (network, training recipe); what it leaves open is this project's reading.
-Two presets: `paper` (224 px, RepVGG-A0 widths, SGD) and `edge` (128 px, the network of the default checkpoint).
+Sources: CLN, BMVC 2022 suppl. (network, training recipe); what it leaves open is this project's reading. The runs
+themselves are TOML files in `training/configs`: `load_config("edge")`, or a path. A file's tables are the fields here;
+`base = "FILE.toml"`, relative to the file, takes all that it doesn't say from another one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import itertools
+import tomllib
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
-from runtime.errors import InvalidInputError
+from runtime.errors import FileFormatError, InvalidInputError
 from runtime.face_model import POSE_SIZE
+
+CONFIGS = Path(__file__).parent / "configs"
+_BASE = "base"
+_Options = TypeVar("_Options")
 
 # One permutation of the 4x4 cells, drawn once and never changed: a face must give one answer. Entry i says which
 # cell of the image is shown at place i; no cell stays where it was.
@@ -37,7 +48,7 @@ class StreamConfig:
     @property
     def stride(self) -> int:
         """Input pixels a cell of the last feature map is apart."""
-        return 2 ** len(self.widths)
+        return int(2 ** len(self.widths))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +120,7 @@ class CLNConfig:
         Raises:
             InvalidInputError: A field is missing, unknown or out of range.
         """
-        plain = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        try:
-            for stream in ("global_stream", "local_stream"):
-                plain[stream] = StreamConfig(**{key: tuple(value) for key, value in plain[stream].items()})
-            return cls(**plain)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InvalidInputError(f"Expected the fields of CLNConfig, got {sorted(values)}: {error}.") from error
+        return build(cls, values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +176,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A training run: the network, the loss, the optimiser and its schedule (warm-up, then cosine to zero)."""
+    """A training run: the network, the loss, the optimiser and its schedule."""
 
     name: str
     model: CLNConfig
@@ -181,53 +186,160 @@ class TrainConfig:
     weight_decay: float = 5e-4
     momentum: float = 0.9
     batch_size: int = 256
+    micro_batch: int = 0
+    """Samples that go through the network at once, a divisor of `batch_size`: gradients of the others are added up
+    before the weights move. 0 means each process's whole share of the batch. Batch norm sees one micro-batch."""
     steps: int = 50_000
     warmup_steps: int = 500
+    schedule: Literal["cosine", "step"] = "cosine"
+    """After the linear warm-up: half a cosine to zero, or `decay` times the rate at each of the `milestones`."""
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    """Shares of `steps`, rising."""
+    decay: float = 0.2
     gradient_clip: float = 5.0
     ema_decay: float = 0.999
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "batch_size", "steps", "gradient_clip"):
+            if getattr(self, name) <= 0:
+                raise InvalidInputError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.micro_batch < 0 or (self.micro_batch and self.batch_size % self.micro_batch):
+            raise InvalidInputError(
+                f"micro_batch must be 0 or a divisor of batch_size {self.batch_size}, got {self.micro_batch}."
+            )
+        rising = (0.0, *self.milestones, 1.0)
+        if any(low >= high for low, high in itertools.pairwise(rising)):
+            raise InvalidInputError(f"milestones must be rising shares between 0 and 1, got {self.milestones}.")
+        for name, known in (("optimizer", ("sgd", "adamw")), ("schedule", ("cosine", "step"))):
+            if getattr(self, name) not in known:
+                raise InvalidInputError(f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'.")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types only."""
         return dataclasses.asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """The inverse of `to_dict`.
 
-def paper() -> TrainConfig:
-    """224 px, RepVGG-A0 widths, SGD: the published recipe. The local stream's depth is this project's reading."""
-    return TrainConfig(
-        name="paper",
-        model=CLNConfig(
-            input_size=224,
-            global_stream=StreamConfig(widths=(48, 48, 96, 192, 1280), blocks=(1, 2, 4, 14, 1)),
-            local_stream=StreamConfig(widths=(48, 48, 96, 192, 1280), blocks=(1, 1, 2, 4, 1)),
-            fusion_width=512,
-            heads=8,
-        ),
-    )
+        Raises:
+            InvalidInputError: A field is missing, unknown or out of range.
+        """
+        return build(cls, values)
 
 
-def edge() -> TrainConfig:
-    """128 px, narrow streams: the network of the default checkpoint, made for one CPU core."""
-    return TrainConfig(
-        name="edge",
-        model=CLNConfig(
-            input_size=128,
-            global_stream=StreamConfig(widths=(16, 32, 64, 128, 192), blocks=(1, 2, 4, 4, 1)),
-            local_stream=StreamConfig(widths=(16, 32, 48, 64, 96), blocks=(1, 1, 2, 2, 1)),
-            fusion_width=144,
-            heads=4,
-            pooling="flatten",
-            realign=True,
-        ),
-        loss=LossConfig(disentangled=0.5, detail_weight=2.0),
-        optimizer="adamw",
-        learning_rate=2e-3,
-        weight_decay=0.02,
-        batch_size=64,
-        steps=20_000,
-        warmup_steps=300,
-    )
+def config_names() -> list[str]:
+    """Names of the configs that come with the package, as `load_config` takes them."""
+    return sorted(path.relative_to(CONFIGS).with_suffix("").as_posix() for path in CONFIGS.rglob("*.toml"))
 
 
-PRESETS = {"paper": paper, "edge": edge}
+def load_config(name: str) -> TrainConfig:
+    """A config by its name in `training/configs`, or by its path, which ends in .toml.
+
+    Raises:
+        InvalidInputError: There is none of that name, or a key in it is unknown, missing or out of range.
+        FileNotFoundError: There is no such file.
+        FileFormatError: It is not TOML.
+    """
+    if name.endswith(".toml"):
+        path = Path(name)
+    elif name in config_names():
+        path = CONFIGS / f"{name}.toml"
+    else:
+        near = difflib.get_close_matches(name, config_names(), n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        names = ", ".join(config_names())
+        raise InvalidInputError(f"Expected a .toml file or one of {names} as the config, got '{name}'.{hint}")
+    try:
+        return TrainConfig.from_dict(_read_tables(path))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}") from error
+
+
+def _read_tables(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's tables over those of its base."""
+    if path.resolve() in seen:
+        raise InvalidInputError(f"'{_BASE}' leads back to {path.name}; a config can't rest on itself.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: expected a config file, found none; check --config and '{_BASE}'.")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{path}: expected a TOML file, got one that can't be read ({error}).") from error
+    base = values.pop(_BASE, None)
+    if base is None:
+        return values
+    return _overlay(_read_tables(path.parent / str(base), (*seen, path.resolve())), values)
+
+
+def _overlay(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _overlay(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def build(cls: type[_Options], values: Mapping[str, Any], prefix: str = "") -> _Options:
+    """A dataclass of this module from plain types: dictionaries, lists or tuples, numbers, strings.
+
+    Raises:
+        InvalidInputError: A key is unknown (the message names the nearest right one), missing, of another type or out
+            of range.
+    """
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            raise InvalidInputError(f"unknown key '{prefix}{key}'; {_suggestion(cls, str(key), prefix)}")
+    needed = [entry.name for entry in dataclasses.fields(cls) if _is_required(entry)]  # type: ignore[arg-type]
+    missing = [f"{prefix}{name}" for name in needed if name not in values]
+    if missing:
+        raise InvalidInputError(f"expected the key {', '.join(missing)}, got none; add it.")
+    return cls(**{key: _convert(hints[key], value, f"{prefix}{key}") for key, value in values.items()})
+
+
+def _is_required(entry: dataclasses.Field[Any]) -> bool:
+    return entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+
+
+def _suggestion(cls: type, key: str, prefix: str) -> str:
+    """The nearest key of the same table, else of any, else all of the table's."""
+    here = list(typing.get_type_hints(cls))
+    near = difflib.get_close_matches(key, here, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{prefix}{near[0]}'?"
+    everywhere = {name.rpartition(".")[2]: name for name in _dotted_names(TrainConfig)}
+    near = difflib.get_close_matches(key, list(everywhere), n=1, cutoff=0.6)
+    return f"did you mean '{everywhere[near[0]]}'?" if near else f"known here are {', '.join(here)}."
+
+
+def _dotted_names(cls: Any, prefix: str = "") -> list[str]:
+    names = []
+    for name, hint in typing.get_type_hints(cls).items():
+        names += _dotted_names(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [f"{prefix}{name}"]
+    return names
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    """A plain value as the type that a field has."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, Mapping):
+            return build(hint, value, f"{name}.")
+    elif isinstance(hint, types.GenericAlias):  # a tuple: of one type throughout, or of a type for each place
+        inner = hint.__args__
+        if isinstance(value, list | tuple) and (inner[-1] is Ellipsis or len(value) == len(inner)):
+            each = [inner[0]] * len(value) if inner[-1] is Ellipsis else inner
+            return tuple(_convert(one, item, name) for one, item in zip(each, value, strict=True))
+    elif typing.get_origin(hint) is Literal:
+        if value in typing.get_args(hint):
+            return value
+        raise InvalidInputError(f"{name} must be one of {', '.join(typing.get_args(hint))}, got {value!r}.")
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif type(value) is hint:
+        return value
+    expected = getattr(hint, "__name__", str(hint))
+    raise InvalidInputError(f"{name}: expected {expected}, got {value!r}; change it.")

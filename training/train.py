@@ -1,10 +1,12 @@
 """Training: `python -m training.train --config edge --data synthetic:N[:CACHE] --out RUN_DIR`.
 
-RUN_DIR holds `metrics.jsonl` (one object a line), `last.pth` (all that a resumed run needs) and `best.pth` (the
-checkpoint of the averaged weights with the lowest NME on held-out rendered faces; photographs given with --val are
-only reported). Ctrl-C or SIGTERM ends a run after the step in progress; `--resume` goes on. Each step seeds torch's
-generator from the run's seed and its own number and picks its samples from that number, so a resumed run ends with
-the weights of one that was never stopped (the same machine and thread count given; on a GPU up to its rounding).
+`--config` is a name in `training/configs` or a TOML file. RUN_DIR holds `run.json` (config, command, source revision),
+`metrics.jsonl` (one object a line), `last.pth` (all that a resumed run needs) and `best.pth` (the checkpoint of the
+averaged weights with the lowest NME on held-out faces of the same kind; those given with --val are only reported).
+Ctrl-C or SIGTERM ends a run after the step in progress; `--resume` goes on. Each part of a step's batch (all of it, or
+`micro_batch` samples) seeds torch's generator from the run's seed and the numbers of step and part, which also pick its
+samples; so a resumed run ends with the weights of one that was never stopped (the same machine and thread count given;
+on a GPU up to its rounding), and several processes (`training.distributed`) with those of one.
 
 With --device cuda the network, the batches and the losses are on the GPU, and the streams run in mixed precision:
 bfloat16 where the GPU has it, else float16 with a scaled loss. Head, losses and weights are float32 everywhere.
@@ -13,6 +15,7 @@ bfloat16 where the GPU has it, else float16 with a scaled loss. Head, losses and
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import dataclasses
 import json
@@ -20,9 +23,10 @@ import logging
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +42,16 @@ from tqdm import tqdm
 from runtime.errors import ClnError, EngineUnavailableError, FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel, load_face_model
 from runtime.files import write_atomically
+from training.accuracy import Accuracy, evaluate_real, evaluate_synthetic, torch_predictor
 from training.augment import augmented_crops
-from training.checkpoint import Checkpoint, dump, load_plain, save_checkpoint
-from training.config import PRESETS, TrainConfig
+from training.checkpoint import Checkpoint, dump, load_checkpoint, load_plain, save_checkpoint
+from training.config import TrainConfig, config_names, load_config
 from training.data.aflw2000 import AnnotatedFace, load_aflw2000
+from training.data.catalog import KINDS_WITH_PARAMS, report_skipped
+from training.data.catalog import open_samples as open_labelled
 from training.data.samples import HELD_OUT_SEED, Samples, SyntheticSamples, image_size, parse_synthetic
 from training.decoder import Decoder
-from training.evaluate import Accuracy, evaluate_real, evaluate_synthetic, torch_predictor
+from training.distributed import Team, gradients_kept, join_team
 from training.losses import FaceLoss, Losses
 from training.model import CLN
 
@@ -52,6 +59,7 @@ logger = logging.getLogger(__name__)
 
 STATE_FORMAT = "cln.training_state"
 STATE_NAME = "last.pth"
+RECORD_NAME = "run.json"
 WHITENING_SAMPLES = 2000
 _BAD_STEPS = 20
 """Steps with a gradient that isn't finite that are skipped in a row before the run gives up."""
@@ -78,14 +86,22 @@ class RunOptions:
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a half cosine to zero at the last step."""
+    """Linear warm-up, then the config's schedule: half a cosine to zero at the last step, or steps down."""
     warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / config.steps)))
+    share = min(1.0, step / config.steps)
+    if config.schedule == "step":
+        return config.learning_rate * warm * config.decay ** sum(share >= mark for mark in config.milestones)
+    return config.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
-def step_indices(count: int, batch: int, seed: int, step: int) -> NDArray[np.int64]:
-    """The samples of a step: consecutive parts of one random permutation for each epoch, sorted for the disk's sake."""
-    positions = np.arange(step * batch, (step + 1) * batch)
+def step_indices(count: int, batch: int, seed: int, step: int, part: int = 0, parts: int = 1) -> NDArray[np.int64]:
+    """The samples of one of a step's parts, or of the whole step.
+
+    They are consecutive in one random permutation for each epoch, and sorted for the disk's sake.
+    """
+    size = batch // parts
+    start = step * batch + part * size
+    positions = np.arange(start, start + size)
     epochs = positions // count
     picked = [
         np.random.default_rng((seed, int(epoch))).permutation(count)[positions[epochs == epoch] % count]
@@ -94,9 +110,9 @@ def step_indices(count: int, batch: int, seed: int, step: int) -> NDArray[np.int
     return np.sort(np.concatenate(picked))
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Make all that a step draws a function of the run's seed and the step."""
-    torch.manual_seed((seed * 1_000_003 + step) * 2_654_435_761 % 2**63)
+def seed_step(seed: int, step: int, part: int = 0) -> None:
+    """Make all that a part of a step draws a function of the run's seed, the step and the part."""
+    torch.manual_seed(((seed * 1_000_003 + step) * 2_654_435_761 + part * 7_778_742_049) % 2**63)
 
 
 def pick_device(name: str) -> str:
@@ -152,6 +168,21 @@ class Average:
                 mine.copy_(its)
 
 
+class Forward(nn.Module):
+    """A training step's way through the network, the streams autocast; several processes share its gradients."""
+
+    def __init__(self, model: CLN, dtype: torch.dtype | None) -> None:
+        """`dtype` is the streams', None for float32."""
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Crops uint8 (B, S, S, 3) -> whitened parameters float32 (B, 62)."""
+        with torch.autocast(crops.device.type, self.dtype, enabled=self.dtype is not None):
+            features = self.model.features(crops)
+        return self.model.head(features.float())
+
+
 class Run:
     """One training run: network, optimiser, average, and where they stand."""
 
@@ -164,9 +195,16 @@ class Run:
         options: RunOptions,
         photographs: list[AnnotatedFace] | None = None,
         state: Mapping[str, Any] | None = None,
+        team: Team | None = None,
+        start: Checkpoint | None = None,
     ) -> None:
-        """Set up a new run, or go on from an interrupted one's state (see `claim_folder`)."""
+        """Set up a new run, perhaps with a checkpoint's weights, or go on from a state (see `claim_folder`)."""
         self.config, self.options, self.face_model = config, options, face_model
+        self.team = team or Team()
+        self.parts = config.batch_size // config.micro_batch if config.micro_batch else self.team.size
+        self.own_parts = self.team.share(self.parts)
+        if config.batch_size % self.parts:
+            raise InvalidInputError(f"Expected a batch_size that is a multiple of {self.parts} processes.")
         self.samples, self.held_out, self.photographs = samples, held_out, photographs
         self.device = torch.device(options.device)
         self.stream_dtype = stream_dtype(self.device, bf16=options.bf16)
@@ -176,53 +214,61 @@ class Run:
         self.loss = FaceLoss(config.loss, self.decoder, config.model.input_size)
         torch.manual_seed(config.seed)
         self.model = CLN(config.model).to(self.device, memory_format=torch.channels_last)
+        if start is not None:
+            self.model.load_state_dict(dict(start.state_dict))
+        elif state is None:
+            self.model.set_whitening(*self._label_statistics())
+        self.forward = self.team.wrap(Forward(self.model, self.stream_dtype))
         self.optimizer = make_optimizer(config, self.model)
         self.step, self.best, self.bad_steps = 0, math.inf, 0
         if state is None:
-            self.model.set_whitening(*self._label_statistics())
             self.average = Average(self.model, config.ema_decay)
         else:
             self._restore(state)
 
     def train(self) -> bool:
         """Go on to the last step; False if interrupted before it."""
-        log = MetricsLog(self.options.out, self.step, tensorboard=self.options.tensorboard)
         started, first = time.monotonic(), self.step
         limit = math.inf if self.options.minutes is None else self.options.minutes * 60
-        with interruption() as stop, log:
-            bar = tqdm(total=self.config.steps, initial=self.step, unit="step", disable=None, smoothing=0.05)
-            while self.step < self.config.steps and not stop.is_set and time.monotonic() - started < limit:
+        with interruption() as stop, self._log() as log:
+            bar = tqdm(
+                total=self.config.steps,
+                initial=self.step,
+                unit="step",
+                disable=None if self.team.leads else True,
+                smoothing=0.05,
+            )
+            while self.step < self.config.steps:
+                if self.team.any(stop.is_set or time.monotonic() - started >= limit):
+                    break
                 losses = self.train_step()
                 bar.update()
                 if self.step % self.options.log_every == 0:
                     rate = (self.step - first) * self.config.batch_size / (time.monotonic() - started)
+                    self.team.average([value for value in vars(losses).values()])
                     log.write(self.step, loss_figures(losses, learning_rate(self.config, self.step - 1), rate))
                 if self.step % self.options.evaluate_every == 0 or self.step == self.config.steps:
-                    log.write(self.step, self.evaluate())
+                    if self.team.leads:
+                        log.write(self.step, self.evaluate())
                     self.save()
             bar.close()
         self.save()
         return self.step >= self.config.steps
 
     def train_step(self) -> Losses:
-        """One step of the optimiser."""
+        """One step of the optimiser; the losses are of this process's parts of the batch, without gradient."""
         config, step = self.config, self.step
-        seed_step(config.seed, step)
-        indices = step_indices(len(self.samples), config.batch_size, config.seed, step)
-        images, params = (tensor.to(self.device) for tensor in self.samples.batch(indices))
-        with torch.no_grad():
-            size = config.model.input_size
-            crops, truth = augmented_crops(images, params, self.decoder, size, config.augment)
         self.model.train()
-        with torch.autocast(self.device.type, self.stream_dtype, enabled=self.stream_dtype is not None):
-            features = self.model.features(crops)
-        whitened = self.model.head(features.float())
-        losses = self.loss(whitened, truth, self.model.whiten, self.model.dewhiten)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses.total).backward()
+        losses = []
+        for part in self.own_parts:
+            seed_step(config.seed, step, part)
+            indices = step_indices(len(self.samples), config.batch_size, config.seed, step, part, self.parts)
+            with gradients_kept(self.forward, until_last=part == self.own_parts[-1]):
+                losses.append(self._backward(indices))
         self._apply(step)
         self.step += 1
-        return losses
+        return mean_losses(losses)
 
     def evaluate(self) -> dict[str, float]:
         """Figures of the averaged weights; keeps the checkpoint when it is the best on held-out rendered faces."""
@@ -260,6 +306,8 @@ class Run:
 
     def save(self) -> None:
         """Write the state that `--resume` reads. No generator's state: each step seeds its own."""
+        if not self.team.leads:
+            return
         state = {
             "format": STATE_FORMAT,
             "model_config": self.config.model.to_dict(),
@@ -273,6 +321,31 @@ class Run:
             "scaler": self.scaler.state_dict(),
         }
         write_atomically(self.options.out / STATE_NAME, dump(state))
+
+    def _backward(self, indices: NDArray[np.int64]) -> Losses:
+        """Add one part's share of the batch's gradient."""
+        images, params = (tensor.to(self.device) for tensor in self.samples.batch(indices))
+        with torch.no_grad():
+            size = self.config.model.input_size
+            crops, truth = augmented_crops(images, params, self.decoder, size, self.config.augment)
+        losses = self.loss(self.forward(crops), truth, self.model.whiten, self.model.dewhiten)
+        self.scaler.scale(losses.total / len(self.own_parts)).backward()
+        return losses
+
+    def _log(self) -> MetricsLog | NoLog:
+        """Where the figures go: nowhere but in the team's first process."""
+        if not self.team.leads:
+            return NoLog()
+        record = {
+            "config": plain(self.config.to_dict()),
+            "command": self.options.command,
+            "revision": source_revision(),
+            "torch": torch.__version__,
+            "device": self.options.device,
+            "processes": self.team.size,
+        }
+        write_atomically(self.options.out / RECORD_NAME, json.dumps(record, indent=2) + "\n")
+        return MetricsLog(self.options.out, self.step, tensorboard=self.options.tensorboard)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
@@ -297,15 +370,17 @@ class Run:
             group["lr"] = learning_rate(self.config, step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.team.average([buffer for buffer in self.model.buffers() if buffer.is_floating_point()])
         self.average.update(self.model, step)
 
     def _label_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (62,) of the first samples' labels as training will see them."""
+        """Mean and standard deviation (62,) of some samples' labels as training will see them."""
         seed_step(self.config.seed, -1)
         labels = []
         count = min(len(self.samples), WHITENING_SAMPLES)
+        spread = np.arange(count) * len(self.samples) // count  # a set's parts lie one after the other
         for start in range(0, count, 100):
-            batch = self.samples.batch(np.arange(start, min(start + 100, count)))
+            batch = self.samples.batch(spread[start : start + 100])
             images, params = (tensor.to(self.device) for tensor in batch)
             size = self.config.model.input_size
             labels.append(augmented_crops(images, params, self.decoder, size, self.config.augment)[1])
@@ -317,6 +392,21 @@ def whitening(params: Tensor) -> tuple[Tensor, Tensor]:
     mean, std = params.double().mean(dim=0), params.double().std(dim=0, correction=0)
     constant = std < 1e-6 * mean.abs().clamp(min=1.0)
     return mean.float(), torch.where(constant, torch.zeros_like(std), std).float()
+
+
+def mean_losses(losses: Sequence[Losses]) -> Losses:
+    """The mean of each term, without gradient."""
+    terms = [field.name for field in dataclasses.fields(Losses)]
+    return Losses(**{name: torch.stack([getattr(one, name).detach() for one in losses]).mean() for name in terms})
+
+
+def source_revision() -> str | None:
+    """The commit that the code is at, "-dirty" after it where files differ; None outside a git repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def loss_figures(losses: Losses, rate: float, throughput: float) -> dict[str, float]:
@@ -413,6 +503,16 @@ class MetricsLog:
                 self.board.add_scalar(name, value, step)
 
 
+class NoLog(contextlib.nullcontext[None]):
+    """Takes figures and keeps none."""
+
+    def __enter__(self) -> NoLog:  # type: ignore[override]
+        return self
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Nothing."""
+
+
 def _summary_writer(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -467,24 +567,33 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.partition("\n")[0])
-    parser.add_argument("--config", choices=sorted(PRESETS), default="edge")
-    parser.add_argument("--data", required=True, help="synthetic:N[:CACHE]; rendered before the first step if missing")
+    config_help = f"a TOML file, or one of {', '.join(config_names())} (default: edge)"
+    parser.add_argument("--config", default="edge", help=config_help)
+    data_help = "synthetic:N[:CACHE], rendered before the first step if missing; or, with labels for a Basel model, "
+    data_help += ", ".join(f"{kind}:DIR" for kind in KINDS_WITH_PARAMS)
+    parser.add_argument("--data", required=True, help=data_help)
     parser.add_argument("--out", required=True, type=Path, help="the run's folder")
+    init_help = "fine-tune: start with this checkpoint's network, weights and whitening"
+    parser.add_argument("--init", type=Path, help=init_help)
     parser.add_argument("--resume", action="store_true", help="go on from the last state in --out")
     parser.add_argument("--steps", type=int, help="length of the schedule (default: the config's)")
     parser.add_argument("--minutes", type=float, help="stop after so long, as if interrupted")
     parser.add_argument("--batch-size", type=int, help="default: the config's")
+    micro_help = "samples at once: gradients are added up to the batch's (default: the config's)"
+    parser.add_argument("--micro-batch", type=int, help=micro_help)
     parser.add_argument("--learning-rate", type=float, help="default: the config's")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, help="default: the config's")
     threads_help = "default: one per core; give fewer where other work shares them, or each step waits for the slowest"
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help=threads_help)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="rendering processes")
+    workers_help = "rendering processes, or decoding threads"
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help=workers_help)
     device_help = "default: auto, a GPU where there is one; there the streams run in mixed precision"
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=device_help)
     bf16_help = "on the CPU, bfloat16 streams: faster where it has AVX512-BF16 (a GPU mixes precisions anyway)"
     parser.add_argument("--bf16", action="store_true", help=bf16_help)
     parser.add_argument("--face-model", help="default: the bundled one")
-    parser.add_argument("--held-out", type=int, default=500, help="rendered faces to evaluate on (default: 500)")
+    held_out_help = "faces to evaluate on, kept from training (default: 500)"
+    parser.add_argument("--held-out", type=int, default=500, help=held_out_help)
     parser.add_argument("--evaluate-every", type=int, default=1000, help="steps between evaluations (default: 1000)")
     parser.add_argument("--val", help="aflw2000:DIR: photographs to report on; never used to choose a checkpoint")
     for switch in ("cdsda", "cat", "thumbnail"):
@@ -493,58 +602,141 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def config_of(options: argparse.Namespace) -> TrainConfig:
-    """The preset with the command line's changes.
+    """The named config with the command line's changes.
 
     Raises:
-        InvalidInputError: A number is out of range.
+        InvalidInputError: There is no such config, or a number is out of range.
+        FileNotFoundError, FileFormatError: As `load_config`.
     """
-    config = PRESETS[options.config]()
-    off = {name: False for name in ("cdsda", "cat", "thumbnail") if getattr(options, f"no_{name}")}
-    names = ("steps", "batch_size", "learning_rate", "seed")
+    config = load_config(options.config)
+    off: dict[str, Any] = {name: False for name in ("cdsda", "cat", "thumbnail") if getattr(options, f"no_{name}")}
+    names = ("steps", "batch_size", "micro_batch", "learning_rate", "seed")
     changes = {name: value for name in names if (value := getattr(options, name)) is not None}
-    for name in ("steps", "batch_size", "learning_rate"):
-        if changes.get(name, 1) <= 0:
-            raise InvalidInputError(f"--{name.replace('_', '-')} must be positive, got {changes[name]}.")
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **off), **changes)
 
 
-def open_run(options: argparse.Namespace) -> Run:
+class Chosen:
+    """Some of a set's samples."""
+
+    def __init__(self, samples: Samples, indices: NDArray[np.int64]) -> None:
+        """Those at the indices."""
+        self.samples, self.indices, self.size = samples, indices, samples.size
+
+    def __len__(self) -> int:
+        """How many."""
+        return len(self.indices)
+
+    def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Images uint8 (B, W, W, 3) and params float32 (B, 62)."""
+        return self.samples.batch(self.indices[indices])
+
+
+def suited(config: TrainConfig, face_model: FaceModel) -> TrainConfig:
+    """The config with as many coefficients as the face model has, and without flips where it can't mirror."""
+    counts: dict[str, Any] = {"shape_count": face_model.shape_count, "expression_count": face_model.expression_count}
+    augment = config.augment
+    if not face_model.can_mirror:
+        augment = dataclasses.replace(augment, flip_probability=0.0)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **counts), augment=augment)
+
+
+def open_samples(
+    options: argparse.Namespace, config: TrainConfig, face_model: FaceModel, team: Team
+) -> tuple[Samples, Samples]:
+    """Samples to train on, and held-out ones.
+
+    Raises:
+        InvalidInputError: `--data` can't be meant, or has too few samples.
+        MismatchError: Its labels are another face model's.
+        FileNotFoundError, FileFormatError: A data set's file is missing or damaged.
+    """
+    size = image_size(config.model.input_size)
+    if options.data.startswith("synthetic"):
+        return _open_synthetic(options, face_model, size, team)
+    kind, _, folder = options.data.partition(":")
+    if kind not in KINDS_WITH_PARAMS or not folder:
+        known = ", ".join(f"{name}:DIR" for name in KINDS_WITH_PARAMS)
+        raise InvalidInputError(f"Expected synthetic:N[:CACHE] or one of {known} for --data, got '{options.data}'.")
+    samples: Any = open_labelled(options.data, face_model, size=size, threads=options.workers)
+    if len(samples) <= options.held_out:
+        raise InvalidInputError(
+            f"{options.data}: expected more than the {options.held_out} samples that --held-out keeps from training, "
+            f"got {len(samples)}."
+        )
+    order = np.random.default_rng(HELD_OUT_SEED).permutation(len(samples))
+    kept, held_out = np.sort(order[options.held_out :]), np.sort(order[: options.held_out])
+    return Chosen(samples, kept), Chosen(samples, held_out)
+
+
+def _open_synthetic(
+    options: argparse.Namespace, face_model: FaceModel, size: int, team: Team
+) -> tuple[SyntheticSamples, SyntheticSamples]:
+    """One process of each machine renders what is missing."""
+    bundled = load_face_model()
+    if face_model.sha256 != bundled.sha256:
+        raise MismatchError(
+            f"Expected the bundled face model '{bundled.name}' for synthetic faces, got '{face_model.name}'; leave "
+            "--face-model away, or give data that is labelled for it."
+        )
+    count, directory = parse_synthetic(options.data)
+
+    def opened() -> tuple[SyntheticSamples, SyntheticSamples]:
+        held_out = SyntheticSamples(options.held_out, directory, size=size, seed=HELD_OUT_SEED)
+        return SyntheticSamples(count, directory, size=size), held_out
+
+    if team.local_rank == 0:
+        for part in opened():
+            part.fill(workers=options.workers)
+    team.wait()
+    return opened()
+
+
+def data_label(text: str) -> str:
+    """What a checkpoint says of its data: no path in it."""
+    kind, _, rest = text.partition(":")
+    return f"{kind}:{rest.partition(':')[0] if kind == 'synthetic' else Path(rest).resolve().name}"
+
+
+def open_run(options: argparse.Namespace, team: Team) -> Run:
     """The run that a command line asks for, its samples rendered."""
-    config, device = config_of(options), pick_device(options.device)
     face_model = load_face_model(options.face_model)
-    state = claim_folder(options.out, config, face_model, resume=options.resume)
+    config = suited(config_of(options), face_model)
+    start = load_checkpoint(options.init, face_model) if options.init else None
+    if start is not None:
+        config = dataclasses.replace(config, model=start.config)
+    state = claim_folder(options.out, config, face_model, resume=options.resume) if team.leads else None
+    state = team.hand_out(state)
     photographs = None
     if options.val:
         kind, _, folder = options.val.partition(":")
         if kind != "aflw2000" or not folder:
             raise InvalidInputError(f"Expected aflw2000:DIR for --val, got '{options.val}'.")
-        photographs = load_aflw2000(folder)
-    count, directory = parse_synthetic(options.data)
-    size = image_size(config.model.input_size)
-    samples = SyntheticSamples(count, directory, size=size)
-    held_out = SyntheticSamples(options.held_out, directory, size=size, seed=HELD_OUT_SEED)
-    for part in (samples, held_out):
-        part.fill(workers=options.workers)
+        photographs = load_aflw2000(folder) if team.leads else None
+    samples, held_out = open_samples(options, config, face_model, team)
     run_options = RunOptions(
         out=options.out,
         minutes=options.minutes,
-        device=device,
+        device=options.device,
         bf16=options.bf16,
         evaluate_every=options.evaluate_every,
-        data=f"synthetic:{count}",
+        data=data_label(options.data),
         command="python -m training.train " + " ".join(sys.argv[1:]),
     )
-    return Run(config, samples, held_out, face_model, run_options, photographs, state)
+    return Run(config, samples, held_out, face_model, run_options, photographs, state, team, start)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Train from the command line; 0, or 2 after an error's one line, or 130 if interrupted before the first step."""
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(max(1, options.threads))
     try:
-        run = open_run(options)
-        finished = run.train()
+        options.device = pick_device(options.device)
+        with join_team(options.device) as team:
+            logging.basicConfig(level=logging.INFO if team.leads else logging.WARNING, format="%(asctime)s %(message)s")
+            run = open_run(options, team)
+            finished = run.train()
+            for line in report_skipped(run.samples.samples if isinstance(run.samples, Chosen) else run.samples):
+                logger.warning(line)
     except (ClnError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

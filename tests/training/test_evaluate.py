@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +15,21 @@ from runtime.detection import Detection
 from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel, load_face_model
 from runtime.files import sha256
+from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
 from runtime.roi import Roi
 from tests.training.conftest import make_face_model
 from tests.training.test_model import TINY
 from tools.plot_yaw_sweep import sweep
-from training import evaluate
+from training import accuracy, evaluate
+from training.accuracy import evaluate_real
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.data.aflw2000 import load_aflw2000
-from training.evaluate import Study, evaluate_real, study_photographs, study_rows
+from training.data.landmarks import AFLW_21, PointFace
+from training.evaluate import study_rows
 from training.model import CLN
+from training.permutations import other_permutations
 from training.report import PROTOCOL, Row, markdown, model_rows, ratio
+from training.studies import Study, point_norm, study_photographs, study_points, unique_names, worst_tiles
 
 SIZE = 32
 YAWS = {"a": 10.0, "b": -40.0, "c": 85.0, "d": 5.0}
@@ -99,6 +105,129 @@ def test_command_line_writes_the_report(
     figures = json.loads(report.read_text())["nme_2d_68"]
     assert figures["bins"][2] is None and figures["mean"] == pytest.approx(np.mean(figures["bins"][:2]))
     assert set(figures["per_image"]) == {"a", "b", "d"}
+
+
+def test_depth_pose_and_21_points_are_measured(folder: Path, face_model: FaceModel, make_params) -> None:
+    faces = load_aflw2000(folder)
+    truth = make_params(len(YAWS), size=200)
+    faces = [
+        dataclasses.replace(face, **dict(zip(("yaw", "pitch", "roll"), angles_of(row), strict=True)))
+        for face, row in zip(faces, truth, strict=True)
+    ]
+    rois = [Roi.from_landmarks(face.landmarks) for face in faces]
+    answers = np.stack([to_crop(row, roi) for row, roi in zip(truth, rois, strict=True)])
+    far = answers.copy()
+    far[:, 11] += 5.0  # depth's origin is nobody's
+    perfect = evaluate_real(lambda crops: far, SIZE, face_model, faces, progress=False)
+    assert perfect.nme_3d.mean < 0.01 and perfect.nme_21.mean < 0.01 and perfect.pose.geodesic.mean < 0.05
+    assert perfect.ced.area > 0.999 and perfect.by_label is None
+    turned = answers.copy()
+    turn = np.diag([1.0, -1.0, 1.0]) @ euler_to_rotation(0.0, 0.0, 7.0) @ np.diag([1.0, -1.0, 1.0])
+    for row in turned:
+        row[:12] = np.column_stack([turn @ row[:12].reshape(3, 4)[:, :3], row[:12].reshape(3, 4)[:, 3]]).ravel()
+    result = evaluate_real(
+        lambda crops: turned, SIZE, face_model, faces, label_yaw=np.array([80.0, 80, 80, -3]), progress=False
+    )
+    assert result.pose.geodesic.mean == pytest.approx(7.0, abs=0.05)
+    values = list(result.per_image.values())
+    assert result.by_label.bins == (values[3], None, pytest.approx(np.mean(values[:3])))
+    assert result.to_dict()["nme_2d_68_by_label"]["mean"] == result.by_label.mean
+
+
+def angles_of(params: np.ndarray) -> tuple[float, float, float]:
+    return rotation_to_euler(decompose(params[:12].reshape(3, 4))[1])
+
+
+@pytest.fixture
+def point_faces(folder: Path, face_model: FaceModel, make_params) -> list[PointFace]:
+    """The four images with AFLW's 21 points; the first face has three visible ones, the second none."""
+    faces = []
+    for face in load_aflw2000(folder):
+        points = AFLW_21.mixing @ face.landmarks[:, :2]
+        visible = np.ones(21, bool)
+        roi = Roi.from_landmarks(face.landmarks)
+        faces.append(PointFace(image_path=face.image_path, points=points, visible=visible, roi=roi, length=50.0))
+    faces[0].visible[3:] = False
+    faces[0].points[3:] = np.nan
+    faces[1].visible[:] = False
+    return [dataclasses.replace(face, yaw=yaw) for face, yaw in zip(faces, (10.0, 20.0, -70.0, None), strict=True)]
+
+
+def test_hidden_points_count_for_nothing(point_faces: list[PointFace], face_model: FaceModel, make_params) -> None:
+    truth = make_params(len(YAWS), size=200)
+    kept = [number for number in range(4) if number != 1]
+    answers = np.stack([to_crop(truth[number], point_faces[number].roi) for number in kept])
+    answers[:, 3] += 2.0 * SIZE / np.array([point_faces[number].roi.side for number in kept])  # 2 image pixels
+    result = study_points(lambda crops: answers, SIZE, face_model, point_faces, AFLW_21)
+    assert result.accuracy.faces == 3 and result.accuracy.points == 21
+    assert list(result.accuracy.per_image) == ["a", "c", "d"]
+    np.testing.assert_allclose(result.accuracy.errors, 100 * 2 / 50, atol=0.05)
+    assert result.accuracy.nme.bins == pytest.approx((4.0, None, 4.0), abs=0.05)  # without a yaw in no bin
+    assert "nme_2d_21" in result.accuracy.to_dict()
+    tiles = {tile.caption[0]: tile for tile in worst_tiles(result)}
+    assert tiles.keys() == {"a", "c", "d"} and np.isfinite(tiles["a"].truth).all() and len(tiles["a"].truth) == 3
+    without = [dataclasses.replace(face, yaw=None, length=None) for face in point_faces]
+    answer = study_points(lambda crops: answers, SIZE, face_model, without, AFLW_21).accuracy
+    assert answer.nme.bins == (None, None, None) and answer.nme.mean == pytest.approx(answer.errors.mean())
+    assert point_norm(without[2]) == pytest.approx(np.sqrt(np.ptp(without[2].points, axis=0).prod()))
+
+
+def test_faces_of_one_image_have_their_own_names() -> None:
+    assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a#2", "a#3"]
+
+
+def test_yaw_labels_come_by_name_or_in_order(tmp_path: Path) -> None:
+    (tmp_path / "yaw.txt").write_text("b.jpg, -40.5\na 10\n\nc 3\n")
+    assert evaluate.read_yaws(str(tmp_path / "yaw.txt"), ["a", "b"]).tolist() == [10.0, -40.5]
+    np.save(tmp_path / "yaw.npy", np.array([1.0, 2.0]))
+    assert evaluate.read_yaws(str(tmp_path / "yaw.npy"), ["a", "b"]).tolist() == [1.0, 2.0]
+    with pytest.raises(MismatchError, match=r"of 3 faces.* for a"):
+        evaluate.read_yaws(str(tmp_path / "yaw.npy"), ["a", "b", "c"])
+    with pytest.raises(MismatchError, match="for d"):
+        evaluate.read_yaws(str(tmp_path / "yaw.txt"), ["a", "d"])
+    (tmp_path / "yaw.txt").write_text("a ten")
+    with pytest.raises(FileFormatError, match="NAME DEGREES"):
+        evaluate.read_yaws(str(tmp_path / "yaw.txt"), ["a"])
+
+
+def test_a_report_folder_holds_it_all(checkpoint: str, folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(evaluate, "BlazeFaceDetector", lambda: SimpleNamespace(detect=lambda image: []))
+    out = tmp_path / "report"
+    arguments = [checkpoint, "--data", f"aflw2000:{folder}", "--report", str(out), "--permutations", "2"]
+    assert evaluate.main(arguments) == 0
+    names = {"accuracy.md", "accuracy.json", "ced.csv", "ced_figures.csv", "ced.png", "worst_aflw2000_aflw.jpg"}
+    assert {path.name for path in out.iterdir()} == names
+    content, text = json.loads((out / "accuracy.json").read_text()), (out / "accuracy.md").read_text()
+    tried = content["permutations"]
+    assert len(tried) == 2 and tried[0]["order"] != tried[1]["order"]
+    ours = [f"{value:.3f}" for value in (*content["nme_2d_68"]["bins"], content["nme_2d_68"]["mean"])]
+    assert "| CLN | 2.645 | 3.477 | 4.462 | 3.528 |" in text
+    assert f"| **this model**, 4 faces of aflw2000:aflw | {' | '.join(ours)} |" in text
+    lines = (out / "ced.csv").read_text().splitlines()
+    assert lines[0] == "nme_percent,aflw2000:aflw" and lines[1] == "0.00,0.000" and lines[-1].startswith("8.00,")
+    figures = (out / "ced_figures.csv").read_text().splitlines()[1].split(",")
+    assert figures[:2] == ["aflw2000:aflw", "4"] and float(figures[3]) == pytest.approx(content["ced"]["failure_rate"])
+    sheet = cv2.imread(str(out / "worst_aflw2000_aflw.jpg"))
+    assert sheet.shape == (278, 4 * 256, 3)
+    capsys.readouterr()
+
+
+def test_other_permutations_are_fixed_and_change_the_answer(face_model: FaceModel) -> None:
+    model = CLN(TINY)
+    torch.nn.init.normal_(model.head.weight)
+    base = Checkpoint(config=TINY, state_dict=model.state_dict(), face_model_name="a", face_model_sha256="b")
+    first, again = list(other_permutations(base, 3)), list(other_permutations(base, 3))
+    assert [one.config for one in first] == [one.config for one in again]
+    crops = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    answers = [one.model()(crops) for one in (base, *first)]
+    for number, answer in enumerate(answers):
+        assert all(not torch.equal(answer, other) for other in answers[:number])
+    for one in first:
+        assert all(place != cell for place, cell in enumerate(one.config.evaluation_order))
+    with pytest.raises(InvalidInputError, match="CDSDA"):
+        next(other_permutations(dataclasses.replace(base, config=dataclasses.replace(TINY, cdsda=False)), 1))
+    with pytest.raises(InvalidInputError, match="checkpoint"):
+        evaluate.evaluate_permutations("edge.onnx", face_model, "synthetic:3", 1)
 
 
 def test_an_engine_is_taken_for_its_own_face_model_only(face_model: FaceModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +312,7 @@ def study(folder: Path, face_model: FaceModel, make_params, monkeypatch: pytest.
     faces = load_aflw2000(folder)
     oracle = Oracle(make_params(len(YAWS), size=200), shift=2.0)
     oracle.pending = []
-    monkeypatch.setattr(evaluate, "crop", oracle.crop)
+    monkeypatch.setattr(accuracy, "crop", oracle.crop)
     return study_photographs(oracle, SIZE, face_model, faces, FakeDetector(faces)), oracle
 
 
@@ -320,12 +449,13 @@ def test_command_line_writes_table_and_json_of_several_sets(
     assert by_name["synthetic:7", "NME, 7 held-out rendered faces"] == content["synthetic:7"]["nme_2d_68"]["mean"]
     assert by_name["aflw2000:aflw", "NME, regions from the face detector (0 of 4 faces found)"] is None
     for row in content["table"]:
-        assert row["value"] is None or f"| {row['what']} | {row['value']:.{2 if row['unit'] == 'MB' else 3}f}" in text
+        digits = 2 if row["unit"] in ("MB", "°") else 3
+        assert row["value"] is None or f"| {row['what']} | {row['value']:.{digits}f}" in text
     assert str(tmp_path) not in text
     plain = tmp_path / "plain.json"
     assert evaluate.main([checkpoint, *data[:2], "--json", str(plain)]) == 0
     alone = json.loads(plain.read_text())
-    assert alone.keys() == {"nme_2d_68", "zero_coefficients", "faces"}
+    assert alone["nme_2d_68"].keys() == {"bins", "mean", "per_image"}
     assert all(alone[key] == content[key] for key in alone)
     capsys.readouterr()
 

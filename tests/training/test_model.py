@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from runtime.errors import InvalidInputError
-from training.config import CLNConfig, StreamConfig, edge, paper
+from training.config import CLNConfig, StreamConfig, load_config
 from training.model import CLN, CoordinateAttention, RepVGGBlock, SelfShuffle, reparameterize
 from training.model.shuffle import arrange, cut, join
 
@@ -49,7 +49,7 @@ def test_a_fused_block_computes_the_same(inputs: int, outputs: int, stride: int)
     torch.testing.assert_close(fused(x), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("config", [TINY, edge().model], ids=["tiny", "edge"])
+@pytest.mark.parametrize("config", [TINY, load_config("edge").model], ids=["tiny", "edge"])
 def test_reparameterized_network_agrees_and_leaves_the_original_alone(config: CLNConfig) -> None:
     torch.manual_seed(1)
     model = CLN(config).eval()
@@ -84,7 +84,7 @@ def test_cut_and_join_are_inverse_and_cells_are_where_they_belong() -> None:
 
 
 def test_shuffle_shows_every_cell_but_one_and_the_thumbnail() -> None:
-    config = edge().model
+    config = load_config("edge").model
     shuffle = SelfShuffle(4, config.evaluation_order, config.thumbnail_cell).eval()
     image = torch.rand(2, 3, 16, 16)
     order, inverse = shuffle.draw(2)
@@ -101,7 +101,7 @@ def test_shuffle_shows_every_cell_but_one_and_the_thumbnail() -> None:
 
 
 def test_shuffle_draws_anew_for_every_sample_in_training_and_never_in_eval() -> None:
-    config = edge().model
+    config = load_config("edge").model
     shuffle = SelfShuffle(4, config.evaluation_order, config.thumbnail_cell)
     torch.manual_seed(0)
     order, inverse = shuffle.train().draw(8)
@@ -146,11 +146,11 @@ def test_answer_of_a_face_is_its_own() -> None:
 
 
 def test_presets_are_whole_and_survive_a_round_trip() -> None:
-    for preset in (paper(), edge()):
+    for preset in (load_config("paper"), load_config("edge")):
         assert CLNConfig.from_dict(preset.model.to_dict()) == preset.model
-    fused = reparameterize(CLN(edge().model).eval())
+    fused = reparameterize(CLN(load_config("edge").model).eval())
     assert sum(p.numel() for p in fused.parameters()) * 4 < 6e6  # the edge network's file budget
-    assert np.prod(CLN(paper().model).head.weight.shape) == 512 * 62
+    assert np.prod(CLN(load_config("paper").model).head.weight.shape) == 512 * 62
 
 
 @pytest.mark.parametrize(

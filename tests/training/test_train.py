@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,10 @@ from tests.training.conftest import make_face_model
 from tests.training.test_model import TINY
 from training import train
 from training.checkpoint import dump, load_checkpoint, load_plain
-from training.config import AugmentConfig, LossConfig, TrainConfig, edge
+from training.config import AugmentConfig, LossConfig, TrainConfig, load_config
 from training.data.samples import SyntheticSamples, parse_synthetic
+from training.distributed import Team
+from training.model import CLN
 from training.train import (
     Run,
     RunOptions,
@@ -51,8 +54,6 @@ class Memory:
 
 @pytest.fixture
 def make_run(face_model: FaceModel, make_params, tmp_path: Path):
-    samples, held_out = Memory(make_params(11, size=40)), Memory(make_params(5, size=40, seed=1))
-
     def make(
         name: str,
         model: FaceModel = face_model,
@@ -65,6 +66,7 @@ def make_run(face_model: FaceModel, make_params, tmp_path: Path):
             out=tmp_path / name, log_every=1, evaluate_every=3, tensorboard=False, **{"command": "test", **options}
         )
         state = claim_folder(run_options.out, config, model, resume=resume)
+        samples, held_out = Memory(make_params(11, size=40)), Memory(make_params(5, size=40, seed=1))
         return Run(config, samples, held_out, model, run_options, state=state)
 
     return make
@@ -87,6 +89,87 @@ def test_stopping_and_resuming_ends_with_the_weights_of_an_unbroken_run(make_run
     for mine, expected in ((resumed.model, whole.model), (resumed.average.model, whole.average.model)):
         for name, value in expected.state_dict().items():
             assert torch.equal(mine.state_dict()[name], value), name
+
+
+STILL = AugmentConfig(
+    **dict.fromkeys([f.name for f in dataclasses.fields(AugmentConfig) if f.name != "erase_size"], 0.0)
+)
+
+
+def test_micro_batches_add_up_to_the_whole_batch_s_step(make_run) -> None:
+    # Nothing random and the batch norms frozen: what is left is the sum of the gradients.
+    model = dataclasses.replace(TINY, cdsda=False, realign=False)
+    config = dataclasses.replace(
+        CONFIG, model=model, optimizer="sgd", batch_size=8, augment=STILL, loss=LossConfig(wpdc_vertices=0)
+    )
+    ends = {}
+    for micro in (0, 2):
+        run = make_run(f"micro{micro}", config=dataclasses.replace(config, micro_batch=micro))
+        run.model.train = lambda mode=True, model=run.model: CLN.train(model, False)
+        start = torch.cat([value.detach().flatten().clone() for value in run.model.parameters()])
+        losses = [run.train_step() for _ in range(3)]
+        end = torch.cat([value.detach().flatten() for value in run.model.parameters()])
+        ends[micro] = (end - start, torch.stack([step.total for step in losses]))
+    assert ends[0][0].norm() > 1e-4
+    assert (ends[2][0] - ends[0][0]).norm() < 1e-4 * ends[0][0].norm()
+    torch.testing.assert_close(ends[2][1], ends[0][1], rtol=1e-6, atol=0)
+
+
+def test_parts_of_a_step_are_the_step_s_samples_and_draw_on_their_own() -> None:
+    parts = [step_indices(50, 12, 0, 3, part, 3) for part in range(3)]
+    assert sorted(np.concatenate(parts)) == step_indices(50, 12, 0, 3).tolist()
+    drawn = []
+    for part in range(3):
+        train.seed_step(7, 3, part)
+        drawn.append(float(torch.rand(())))
+    assert len(set(drawn)) == 3
+
+
+def test_a_full_disk_leaves_the_last_good_files(make_run, face_model: FaceModel) -> None:
+    run = make_run("run")
+    run.train_step()
+    run.save()
+    run.evaluate()
+    before = {path: path.read_bytes() for path in run.options.out.iterdir()}
+    run.train_step()
+    run.best = np.inf
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails as on a full disk, in the middle
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+    try:
+        for write in (run.save, run.evaluate):
+            with pytest.raises(OSError):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path: path.read_bytes() for path in run.options.out.iterdir()} == before
+    assert make_run("run", resume=True).step == 1
+    load_checkpoint(run.options.out / "best.pth", face_model)
+
+
+def test_ctrl_c_ends_the_step_saves_and_can_be_resumed(make_run) -> None:
+    run, steps = make_run("run"), []
+    batch = run.samples.batch
+
+    def interrupted(indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        steps.append(run.step)
+        if run.step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return batch(indices)
+
+    run.samples.batch = interrupted
+    assert not run.train()
+    assert steps == [0, 1, 2] and make_run("run", resume=True).step == 3
+
+
+def test_a_run_folder_says_what_made_it(make_run) -> None:
+    run = make_run("run")
+    run.options = dataclasses.replace(run.options, minutes=0.0)
+    run.train()
+    record = json.loads((run.options.out / "run.json").read_text())
+    assert TrainConfig.from_dict(record["config"]) == CONFIG
+    assert record["command"] == "test" and record["processes"] == 1 and "revision" in record
 
 
 def test_a_run_leaves_its_figures_and_a_checkpoint(make_run, face_model: FaceModel) -> None:
@@ -239,10 +322,18 @@ def test_an_epoch_shows_every_sample_once() -> None:
 
 
 def test_schedule_warms_up_and_ends_at_nothing() -> None:
-    config = dataclasses.replace(edge(), steps=1000, warmup_steps=10, learning_rate=1.0)
+    config = dataclasses.replace(load_config("edge"), steps=1000, warmup_steps=10, learning_rate=1.0)
     assert learning_rate(config, 0) == pytest.approx(0.1, rel=1e-3)
     assert learning_rate(config, 500) == pytest.approx(0.5)
     assert learning_rate(config, 1000) == pytest.approx(0.0)
+
+
+def test_a_step_schedule_falls_at_its_milestones() -> None:
+    config = dataclasses.replace(
+        CONFIG, schedule="step", steps=100, warmup_steps=10, learning_rate=1.0, milestones=(0.5, 0.8), decay=0.1
+    )
+    rates = [learning_rate(config, step) for step in (0, 9, 49, 50, 79, 80, 99)]
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_whitening_statistics_know_a_constant() -> None:
@@ -300,6 +391,73 @@ def test_cache_renders_once_grows_and_is_resumable(tmp_path: Path) -> None:
 def test_data_that_cannot_be_meant_is_refused(text: str) -> None:
     with pytest.raises(InvalidInputError, match="synthetic:N"):
         parse_synthetic(text)
+
+
+@pytest.fixture
+def labelled(monkeypatch: pytest.MonkeyPatch, face_model: FaceModel, make_params) -> list[FaceModel]:
+    """A data set with params, in memory, and a tiny network; the face models that it is asked to suit."""
+    models = [face_model]
+    samples = Memory(make_params(9, size=40))
+    monkeypatch.setattr(train, "load_face_model", lambda path=None: models[-1])
+    monkeypatch.setattr(train, "load_config", lambda name: dataclasses.replace(CONFIG, name=name))
+    monkeypatch.setattr(train, "open_labelled", lambda text, model, size, threads: samples)
+    return models
+
+
+def test_labelled_data_is_parted_trained_on_and_named_without_its_path(
+    labelled: list[FaceModel], tmp_path: Path
+) -> None:
+    arguments = ["--data", f"300w-lp:{tmp_path / 'LP'}", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    arguments += ["--threads", "1", "--held-out", "3", "--steps", "2"]
+    run = train.open_run(train.parse_arguments(arguments), Team())
+    parts = [part.indices.tolist() for part in (run.samples, run.held_out)]
+    assert [len(part) for part in parts] == [6, 3] and sorted(np.concatenate(parts)) == list(range(9))
+    assert torch.equal(run.samples.batch(np.array([1]))[1], run.samples.samples.batch(run.samples.indices[[1]])[1])
+    assert train.main(arguments) == 0
+    checkpoint = load_checkpoint(tmp_path / "run" / "best.pth")
+    assert checkpoint.training["data"] == "300w-lp:LP" and checkpoint.training["samples"] == 6
+
+
+def test_fine_tuning_starts_where_a_checkpoint_ended(labelled: list, make_run, tmp_path: Path, capsys) -> None:
+    before = make_run("before", config=dataclasses.replace(CONFIG, model=dataclasses.replace(TINY, cat=False)))
+    before.train()
+    trained = load_checkpoint(before.options.out / "best.pth")
+    arguments = ["--data", "300w-lp:x", "--held-out", "3", "--threads", "1", "--device", "cpu"]
+    arguments += ["--init", str(before.options.out / "best.pth"), "--out", str(tmp_path / "after")]
+    run = train.open_run(train.parse_arguments(arguments), Team())
+    assert run.config.model == trained.config and run.step == 0
+    for name, value in trained.state_dict.items():
+        assert torch.equal(run.model.state_dict()[name], value), name
+        assert torch.equal(run.average.model.state_dict()[name], value), name
+    labelled.append(make_face_model(seed=1))
+    assert train.main(arguments) == 2
+    assert "face model" in capsys.readouterr().err
+
+
+def test_a_network_follows_its_face_model(labelled: list[FaceModel], face_model: FaceModel) -> None:
+    other = dataclasses.replace(
+        face_model,
+        shape_basis=face_model.shape_basis[:30],
+        shape_sigma=face_model.shape_sigma[:30],
+        shape_mirror=np.zeros(30, np.float32),
+    )
+    config = train.suited(CONFIG, other)
+    assert config.model.num_params == 12 + 30 + 10 and config.augment.flip_probability == 0.0
+    assert train.suited(CONFIG, face_model) == CONFIG
+
+
+def test_data_that_does_not_belong_is_refused(labelled: list[FaceModel], tmp_path: Path, capsys, monkeypatch) -> None:
+    for data, message in (
+        ("300w-lp:", "synthetic:N"),
+        ("aflw:x", "synthetic:N"),  # points alone
+        ("300w-lp:x", "--held-out"),  # nine samples
+    ):
+        assert train.main(["--data", data, "--out", str(tmp_path / "run"), "--threads", "1"]) == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr(train, "load_face_model", lambda path=None: make_face_model(seed=1) if path else labelled[0])
+    arguments = ["--data", "synthetic:5", "--face-model", "other", "--out", str(tmp_path / "run"), "--threads", "1"]
+    assert train.main(arguments) == 2
+    assert "leave --face-model away" in capsys.readouterr().err
 
 
 def test_command_line_gives_one_line_and_2(capsys, tmp_path: Path) -> None:

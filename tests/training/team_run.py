@@ -1,0 +1,58 @@
+"""What each process of `test_distributed` does, under torchrun: some steps, saved, resumed, and its weights written."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tests.training.conftest import make_face_model, plausible_params
+from tests.training.test_train import CONFIG, Memory
+from training.config import TrainConfig
+from training.distributed import Team, join_team
+from training.train import Run, RunOptions, claim_folder, mean_losses
+
+BATCH = {"batch_size": 8, "micro_batch": 4, "steps": 4, "warmup_steps": 1}
+
+
+def make_run(out: Path, config: TrainConfig, team: Team, *, resume: bool = False) -> Run:
+    model = make_face_model()
+    samples, held_out = Memory(plausible_params(11, size=40)), Memory(plausible_params(5, size=40, seed=1))
+    options = RunOptions(out=out, log_every=1, evaluate_every=2, tensorboard=False, command="test")
+    state = team.hand_out(claim_folder(out, config, model, resume=resume) if team.leads else None)
+    return Run(config, samples, held_out, model, options, state=state, team=team)
+
+
+def train(out: Path, team: Team) -> tuple[list[float], Run]:
+    """Two steps, then two more in a resumed run; the total loss of each over the whole team."""
+    import dataclasses
+
+    config = dataclasses.replace(CONFIG, **BATCH)
+    totals = []
+    run = make_run(out, config, team)
+    for step in range(4):
+        if step == 2:
+            run.save()
+            team.wait()
+            run = make_run(out, config, team, resume=True)
+        losses = mean_losses([run.train_step()])
+        team.average([losses.total])
+        totals.append(float(losses.total))
+    return totals, run
+
+
+def main() -> None:
+    out = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    with join_team("cpu") as team:
+        totals, run = train(out / "run", team)
+        np.savez(out / f"weights{team.rank}.npz", **{k: v.numpy() for k, v in run.model.state_dict().items()})
+        stopped = team.any(team.rank == 1)  # one process asked is enough
+        (out / f"rank{team.rank}.json").write_text(json.dumps({"totals": totals, "stopped": stopped}))
+        whole = make_run(out / "whole", run.config, team)
+        assert whole.train()
+
+
+if __name__ == "__main__":
+    main()

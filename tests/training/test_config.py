@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import ClnError, FileFormatError, InvalidInputError
+from training.config import AugmentConfig, TrainConfig, config_names, load_config
+from training.train import config_of, parse_arguments, plain
+
+ROWS = {  # the paper's ablation table: cdsda, cat, thumbnail
+    "without_cdsda_and_cat": (False, False, True),
+    "without_cdsda": (False, True, True),
+    "without_cat_and_thumbnail": (True, False, False),
+    "without_thumbnail": (True, True, False),
+    "without_cat": (True, False, True),
+    "cln": (True, True, True),
+}
+
+
+def test_every_config_is_named_for_its_file_and_survives_a_checkpoint() -> None:
+    assert {"edge", "paper"} < set(config_names())
+    for name in config_names():
+        config = load_config(name)
+        assert config.name == name
+        assert TrainConfig.from_dict(config.to_dict()) == TrainConfig.from_dict(plain(config.to_dict())) == config
+
+
+def test_the_paper_s_recipe_is_the_paper_s() -> None:
+    config = load_config("paper")
+    recipe = (config.optimizer, config.learning_rate, config.momentum, config.weight_decay, config.batch_size)
+    assert recipe == ("sgd", 0.002, 0.9, 5e-4, 256)
+    assert (config.loss.wpdc, config.loss.wing, config.loss.disentangled, config.model.input_size) == (0.5, 1, 0, 224)
+
+
+def test_six_ablations_differ_in_their_switches_only() -> None:
+    names = [name for name in config_names() if name.startswith("ablation/")]
+    assert {name.removeprefix("ablation/") for name in names} == set(ROWS)
+    paper = load_config("paper").to_dict()
+    for name in names:
+        values = load_config(name).to_dict()
+        switches = tuple(values["model"].pop(key) for key in ("cdsda", "cat", "thumbnail"))
+        assert switches == ROWS[name.removeprefix("ablation/")]
+        assert values == {**paper, "name": name, "model": {k: paper["model"][k] for k in values["model"]}}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write(text: str, name: str = "my.toml") -> str:
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_a_file_says_only_what_it_changes(write) -> None:
+    edge = Path(__file__).parents[2] / "training" / "configs" / "edge.toml"
+    write(f"base = {str(edge)!r}\nname = 'mine'\n[model.global_stream]\nblocks = [1, 1, 1, 1, 1]")
+    config = load_config(write("base = 'my.toml'\nsteps = 7\n[augment]\nerase_size = [0.1, 1]", "further.toml"))
+    before = load_config("edge")
+    assert (config.name, config.steps, config.model.global_stream.blocks) == ("mine", 7, (1, 1, 1, 1, 1))
+    assert config.model.global_stream.widths == before.model.global_stream.widths
+    assert config.augment == AugmentConfig(erase_size=(0.1, 1.0)) and config.loss == before.loss
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lerning_rate = 1", "'lerning_rate'; did you mean 'learning_rate'"),
+        ("[loss]\nwingg = 1", "'loss.wingg'; did you mean 'loss.wing'"),
+        ("[model]\nwing = 1", "'model.wing'; did you mean 'loss.wing'"),  # the right key in the wrong table
+        ("[model.local_stream]\ndepth = [1]", "known here are widths, blocks"),
+        ("zzz = 1", "known here are name, model"),
+        ("batch_size = 2.5", "batch_size: expected int, got 2.5"),
+        ("batch_size = true", "batch_size: expected int"),
+        ("model = 3", "model: expected CLNConfig"),
+        ("optimizer = 'adam'", "sgd, adamw"),
+        ("learning_rate = 0", "learning_rate must be positive"),
+        ("micro_batch = 48", "divisor of batch_size 64"),
+        ("milestones = [0.8, 0.6]", "rising"),
+        ("[augment]\nerase_size = [0.1]", "augment.erase_size"),
+    ],
+)
+def test_a_key_that_cannot_be_meant_is_refused(write, text: str, message: str) -> None:
+    edge = Path(__file__).parents[2] / "training" / "configs" / "edge.toml"
+    with pytest.raises(InvalidInputError, match=r"my\.toml") as caught:
+        load_config(write(f"base = {str(edge)!r}\n{text}"))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("name = ", FileFormatError, "TOML"),
+        ("name = 'x'", InvalidInputError, "the key model"),
+        ("base = 'nowhere.toml'", FileNotFoundError, "nowhere.toml"),
+        ("base = 'my.toml'", InvalidInputError, "itself"),
+    ],
+    ids=["no TOML", "a key missing", "no base", "a circle"],
+)
+def test_a_broken_file_is_refused(write, text: str, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        load_config(write(text))
+
+
+def test_a_name_that_is_no_config_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ClnError, match="Did you mean 'ablation/without_cat'"):
+        load_config("ablation/without_cats")
+
+
+def test_the_command_line_changes_a_config() -> None:
+    line = [
+        "--data",
+        "synthetic:1",
+        "--out",
+        "x",
+        "--config",
+        "paper",
+        "--no-cat",
+        "--micro-batch",
+        "32",
+        "--seed",
+        "5",
+    ]
+    config = config_of(parse_arguments(line))
+    assert (config.model.cat, config.model.cdsda, config.micro_batch, config.seed) == (False, True, 32, 5)
+    with pytest.raises(InvalidInputError, match="batch_size must be positive"):
+        config_of(parse_arguments([*line, "--batch-size", "0"]))

@@ -1,0 +1,115 @@
+"""What a report shows beside its table: CED curves as PNG and CSV, and the worst faces of a set on one sheet.
+
+A curve's CSV has a column of thresholds (percent of NME) and one of each set (percent of its faces at or under it).
+On a sheet the truth is green, the answer red; both are in the crop of the true region.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.drawing import CONTOURS
+from runtime.face_model import LANDMARKS
+from runtime.files import write_atomically
+from runtime.image import read_image
+from runtime.roi import Roi, crop
+from training.metrics import CED_LIMIT, ced, ced_curve
+
+WORST = 24
+_TILE, _CAPTION, _COLUMNS = 256, 22, 6
+_TRUTH, _ANSWER = (60, 220, 60), (60, 60, 255)
+_SUBPIXEL_BITS = 4
+_STEPS = 161
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tile:
+    """One face of a sheet; points (K, 2) in the image's pixels."""
+
+    image_path: Path
+    roi: Roi
+    truth: NDArray[np.floating]
+    answer: NDArray[np.floating]
+    caption: str
+
+
+def ced_csv(errors: Mapping[str, NDArray[np.float64]]) -> str:
+    """The curves of each set's errors (F,) in percent."""
+    thresholds = np.linspace(0.0, CED_LIMIT, _STEPS)
+    shares = np.stack([ced_curve(values, thresholds) for values in errors.values()], axis=1)  # (T, sets)
+    rows = [
+        [f"{threshold:.2f}", *(f"{share:.3f}" for share in row)]
+        for threshold, row in zip(thresholds, shares, strict=True)
+    ]
+    return _csv([["nme_percent", *errors], *rows])
+
+
+def ced_figures_csv(errors: Mapping[str, NDArray[np.float64]]) -> str:
+    """Faces, area and failure rate of each set's curve."""
+    rows = [["data", "faces", f"area_to_{CED_LIMIT:g}", f"failure_rate_at_{CED_LIMIT:g}_percent"]]
+    for name, values in errors.items():
+        figures = ced(values)
+        rows.append([name, str(len(values)), f"{figures.area:.4f}", f"{figures.failure_rate:.3f}"])
+    return _csv(rows)
+
+
+def _csv(rows: Sequence[Sequence[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def plot_ced(path: Path, errors: Mapping[str, NDArray[np.float64]]) -> None:
+    """Draw the curves into a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
+    thresholds = np.linspace(0.0, CED_LIMIT, _STEPS)
+    for name, values in errors.items():
+        figures = ced(values)
+        label = f"{name}: area {figures.area:.3f}, failures {figures.failure_rate:.1f} %"
+        axes.plot(thresholds, ced_curve(values, thresholds), label=label)
+    axes.set(xlabel="NME, % of the box", ylabel="faces, %", xlim=(0, CED_LIMIT), ylim=(0, 100))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    pyplot.close(figure)
+    write_atomically(path, content.getvalue())
+
+
+def write_sheet(path: Path, tiles: Sequence[Tile]) -> None:
+    """Draw a sheet of faces into an image file."""
+    drawn = [_draw(tile) for tile in tiles]
+    blank = np.zeros_like(drawn[0])
+    drawn += [blank] * (-len(drawn) % min(_COLUMNS, len(drawn)))
+    width = min(_COLUMNS, len(tiles))
+    rows = [np.hstack(drawn[start : start + width]) for start in range(0, len(drawn), width)]
+    write_atomically(path, cv2.imencode(path.suffix, np.vstack(rows))[1].tobytes())
+
+
+def _draw(tile: Tile) -> NDArray[np.uint8]:
+    image = crop(read_image(tile.image_path), [tile.roi], _TILE)[0]
+    for points, colour in ((tile.truth, _TRUTH), (tile.answer, _ANSWER)):
+        at = tile.roi.to_crop(np.asarray(points, dtype=np.float64)[:, :2], _TILE)
+        at = np.round(np.clip(at, -_TILE, 2 * _TILE) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+        if len(at) == LANDMARKS:
+            for first, last, closed in CONTOURS:
+                line = at[first : last + 1].reshape(-1, 1, 2)
+                cv2.polylines(image, [line], closed, colour, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
+        else:
+            cv2.polylines(image, list(at.reshape(-1, 1, 2)), True, colour, 4, cv2.LINE_AA, _SUBPIXEL_BITS)
+    strip = np.zeros((_CAPTION, _TILE, 3), np.uint8)
+    cv2.putText(strip, tile.caption, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.vstack([image, strip])
