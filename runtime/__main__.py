@@ -1,62 +1,89 @@
-"""`python -m runtime PHOTO… --out DIR`: reconstructs the faces of photographs into JSON, a picture and meshes."""
+"""`python -m runtime PHOTO… --out DIR`: reconstructs the faces of photographs into JSON, a picture and meshes.
+
+A single folder in place of photographs stands for the images in it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
+from runtime import ClnError, FileFormatError, InvalidInputError, Reconstructor
+from runtime.batches import Outcome, photos_in, reconstruct_files
 
-from runtime import ClnError, FileFormatError, InvalidInputError, Reconstructor, read_image
-from runtime.drawing import draw_landmarks, draw_mesh
-from runtime.face import Face
-from runtime.files import write_atomically
+_FOLDER_BATCH = 32
+_BAR = 30  # characters
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 with one line of error for each thing that went wrong."""
     options = _parser().parse_args(arguments)
-    failed = False
     try:
-        _check_stems(options.photos)
-        boxes = _read_boxes(options.boxes, options.photos) if options.boxes else {}
+        if options.batch is not None and options.batch < 1:
+            raise InvalidInputError(f"--batch: expected at least 1, got {options.batch}")
+        folder = len(options.photos) == 1 and options.photos[0].is_dir()
+        photos = photos_in(options.photos[0]) if folder else options.photos
+        _check_stems(photos)
+        boxes = _read_boxes(options.boxes, photos) if options.boxes else {}
         with Reconstructor(options.engine, face_model=options.face_model, threads=options.threads) as reconstruct:
-            for photo in options.photos:
-                try:
-                    print(_process(reconstruct, photo, boxes.get(photo), options.out))
-                except (FileNotFoundError, FileFormatError, InvalidInputError) as error:
-                    print(f"error: {error}", file=sys.stderr)
-                    failed = True
+            batch = options.batch or (_FOLDER_BATCH if folder else 1)
+            outcomes = reconstruct_files(reconstruct, photos, boxes, options.out, batch=batch)
+            return _tell_folder(outcomes, len(photos)) if folder else _tell_photos(outcomes, options.out)
     except (ClnError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 2 if failed else 0
 
 
-def _process(reconstruct: Reconstructor, photo: Path, boxes: Any, out: Path) -> str:
-    image = read_image(photo)
-    faces = reconstruct(image, boxes)
-    stem = out / photo.stem
-    record = {"image": photo.name, "faces": [face.to_dict() for face in faces]}
-    write_atomically(stem.with_name(f"{photo.stem}.json"), json.dumps(record) + "\n")
-    picture = cv2.imencode(".png", draw_landmarks(draw_mesh(image, faces), faces))[1]
-    write_atomically(stem.with_name(f"{photo.stem}.png"), picture.tobytes())
-    _write_meshes(faces, stem)
+def _tell_photos(outcomes: Iterable[Outcome], out: Path) -> int:
+    """One line for each photograph as it is done."""
+    status = 0
+    for outcome in outcomes:
+        if outcome.error is None:
+            print(_describe(outcome, out))
+        else:
+            print(f"error: {outcome.error}", file=sys.stderr)
+            status = 2
+    return status
+
+
+def _describe(outcome: Outcome, out: Path) -> str:
+    faces, stem = outcome.faces, out / outcome.photo.stem
     if not faces:
-        return f"{photo}: no face found; wrote {stem}.json and .png (give boxes with --boxes to skip detection)"
+        return f"{outcome.photo}: no face found; wrote {stem}.json and .png (give boxes with --boxes to skip detection)"
     angles = "; ".join(f"yaw {f.pose.yaw:+.0f}° pitch {f.pose.pitch:+.0f}° roll {f.pose.roll:+.0f}°" for f in faces)
-    return f"{photo}: {len(faces)} face{'s' * (len(faces) > 1)} ({angles}); wrote {stem}.json, .png, _*.obj, _*.ply"
+    count = f"{len(faces)} face{'s' * (len(faces) > 1)}"
+    return f"{outcome.photo}: {count} ({angles}); wrote {stem}.json, .png, _*.obj, _*.ply"
 
 
-def _write_meshes(faces: Sequence[Face], stem: Path) -> None:
-    for i, face in enumerate(faces):
-        face.save_obj(stem.with_name(f"{stem.name}_{i}.obj"))
-        face.save_ply(stem.with_name(f"{stem.name}_{i}.ply"))
+def _tell_folder(outcomes: Iterable[Outcome], total: int) -> int:
+    """A line that grows, on a terminal; then the sum, and what was skipped and why."""
+    started = time.perf_counter()
+    faces, empty, skipped = 0, 0, []
+    for done, outcome in enumerate(outcomes, start=1):
+        faces += len(outcome.faces)
+        empty += outcome.error is None and not outcome.faces
+        if outcome.error is not None:
+            skipped.append(outcome.error)
+        if sys.stderr.isatty():
+            rate = faces / (time.perf_counter() - started)
+            bar = ("#" * (_BAR * done // total)).ljust(_BAR, ".")
+            print(f"\r[{bar}] {done}/{total} photos, {faces} faces, {rate:.1f} faces/s", end="", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    seconds = time.perf_counter() - started
+    print(
+        f"{faces} faces in {total} photos, {faces / seconds:.1f} faces/s over {seconds:.1f} s; "
+        f"{empty} without a face, {len(skipped)} skipped"
+    )
+    for error in skipped:
+        print(f"error: skipped {error}", file=sys.stderr)
+    return 2 if skipped else 0
 
 
 def _check_stems(photos: Sequence[Path]) -> None:
@@ -90,13 +117,16 @@ def _read_boxes(path: Path, photos: Sequence[Path]) -> dict[Path, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
-    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="image files")
+    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="image files, or one folder of them")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--engine", type=Path, metavar="PATH", help=".onnx or .engine file (default: the bundled network)"
     )
     parser.add_argument("--face-model", type=Path, metavar="FILE", help="face model (default: the bundled one)")
     parser.add_argument("--boxes", type=Path, metavar="FILE.json", help="face boxes instead of detection")
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help=f"faces in one call (default: 1, of a folder {_FOLDER_BATCH})"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
     return parser
 

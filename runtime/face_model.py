@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
 from importlib import resources
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from runtime import safetensors
+from runtime import compiled, safetensors
 from runtime.errors import FileFormatError, InvalidInputError
 from runtime.files import sha256
 
@@ -30,6 +30,8 @@ FORMAT = "cln.face_model"
 VERSION = "1"
 POSE_SIZE = 12
 LANDMARKS = 68
+
+Decoder = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # params (B, 12 + S + E) to points (B, N, 3)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,11 +78,11 @@ class FaceModel:
 
     def landmarks(self, params: ArrayLike) -> NDArray[np.float32]:
         """68 landmarks (…, 68, 3) in the crop's frame, of params (…, 12 + S + E) with at most one leading axis."""
-        return self._decode(params, self._landmark_rows)
+        return self._decode(params, self._landmark_decoder)
 
     def vertices(self, params: ArrayLike) -> NDArray[np.float32]:
         """All vertices (…, N, 3) in the crop's frame, of params (…, 12 + S + E) with at most one leading axis."""
-        return self._decode(params, self._vertex_rows)
+        return self._decode(params, self._vertex_decoder)
 
     def check_params(self, params: ArrayLike) -> NDArray[np.float32]:
         """`params` as float32 (…, 12 + S + E), or an `InvalidInputError`."""
@@ -107,14 +109,37 @@ class FaceModel:
         rows = self._vertex_rows.reshape(len(self._vertex_rows), -1, 3)
         return np.ascontiguousarray(rows[:, self.landmark_vertices].reshape(len(rows), -1))
 
-    def _decode(self, params: ArrayLike, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    @cached_property
+    def _vertex_decoder(self) -> Decoder:
+        return _make_decoder(self._vertex_rows)
+
+    @cached_property
+    def _landmark_decoder(self) -> Decoder:
+        return _make_decoder(self._landmark_rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: a copy makes anew what derives from them, and a compiled decoder can't be pickled."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+    def _decode(self, params: ArrayLike, decoder: Decoder) -> NDArray[np.float32]:
         values = self.check_params(params)
-        batch = values.reshape(-1, self.num_params)
-        points = batch[:, POSE_SIZE:] @ rows[1:] + rows[0]
-        points = points.reshape(len(batch), rows.shape[1] // 3, 3)  # (B, N, 3) in the model frame
-        pose = batch[:, :POSE_SIZE].reshape(-1, 3, 4)
-        points = np.matmul(points, pose[:, :, :3].transpose(0, 2, 1)) + pose[:, None, :, 3]
+        points = decoder(values.reshape(-1, self.num_params))
         return np.asarray(points if values.ndim == 2 else points[0], dtype=np.float32)
+
+
+def _make_decoder(rows: NDArray[np.float32]) -> Decoder:
+    """Decodes with rows (1 + S + E, 3N) of mean and modes: the compiled core's decoder where that is installed."""
+    if compiled.cln_cpp is not None:
+        decoder: Decoder = compiled.cln_cpp.Decoder(rows).decode
+        return decoder
+    return partial(_decode_rows, rows)
+
+
+def _decode_rows(rows: NDArray[np.float32], batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    points = batch[:, POSE_SIZE:] @ rows[1:] + rows[0]
+    points = points.reshape(len(batch), rows.shape[1] // 3, 3)  # (B, N, 3) in the model frame
+    pose = batch[:, :POSE_SIZE].reshape(-1, 3, 4)
+    return np.asarray(np.matmul(points, pose[:, :, :3].transpose(0, 2, 1)) + pose[:, None, :, 3], dtype=np.float32)
 
 
 def load_face_model(path: str | os.PathLike[str] | None = None) -> FaceModel:

@@ -28,6 +28,9 @@ class Parity:
     max_landmark_px: float  # largest distance of a landmark, crop pixels
     crops: int
     p99_landmark_px: float | None = None  # 99 % of the landmarks are nearer than this
+    mean_landmark_px: float | None = None
+    mean_params: float | None = None
+    delta_nme: float | None = None  # NME less the network's own, percentage points; None without labelled faces
 
 
 @dataclass(frozen=True, kw_only=True)

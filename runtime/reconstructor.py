@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime.engines import Engine, load_engine
+from runtime.engines.gpu_crop import is_on_gpu
 from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
@@ -20,6 +22,16 @@ from runtime.roi import Roi, check_box, crop
 
 if TYPE_CHECKING:
     from runtime.detection import FaceDetector
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """An image's faces on their way to the network."""
+
+    crops: NDArray[np.uint8]  # (F, S, S, 3)
+    rois: tuple[Roi, ...]
+    boxes: tuple[tuple[float, float, float, float], ...]
+    scores: tuple[float, ...]
 
 
 class Reconstructor:
@@ -75,23 +87,68 @@ class Reconstructor:
         """Reconstructs the faces of `image`, best detection first, or those in `boxes`, in their order.
 
         Args:
-            image: uint8 (H, W, 3) BGR; grey and BGRA are converted.
+            image: uint8 (H, W, 3) BGR; grey and BGRA are converted. With a `.engine` it may be on the GPU: any object
+                with `__cuda_array_interface__` (`runtime.engines.gpu_crop`).
             boxes: (F, 4) rows of x, y, w, h in image pixels, tight around brows, chin and cheeks; skips detection.
 
         Raises:
             InvalidInputError: no image, or a box with NaN or without area.
         """
+        if is_on_gpu(image):
+            return self._from_gpu(image, boxes)
+        return self.reconstruct([self.prepare(image, boxes)])[0]
+
+    def warmup(self, batch: int = 1) -> None:
+        """Runs the network once on `batch` empty crops: what engines put off to their first call is then done."""
+        size = self.engine.manifest.input_size
+        self.engine(np.zeros((batch, size, size, 3), dtype=np.uint8))
+
+    def prepare(self, image: NDArray[np.uint8], boxes: ArrayLike | None = None) -> Prepared:
+        """What comes before the network: faces found, or taken from `boxes`, and cut out.
+
+        May run in another thread than the network, so that many images are worked on at once; the detector is then
+        that thread's. Takes and raises what a call does.
+        """
         frame = as_bgr(image)
-        if boxes is None:
+        rois, outlines, scores = self._regions(frame, boxes)
+        crops = crop(frame, rois, self.engine.manifest.input_size)
+        return Prepared(crops=crops, rois=tuple(rois), boxes=tuple(outlines), scores=tuple(scores))
+
+    def _regions(self, frame: NDArray[np.uint8] | None, boxes: ArrayLike | None) -> tuple[list[Roi], list[Any], Any]:
+        """Regions, boxes and scores; `frame` is looked at where no boxes are given."""
+        if boxes is None and frame is not None:
             found = self.detector.detect(frame)
             from runtime.detection import roi_from_detection
 
-            rois, scores = [roi_from_detection(d) for d in found], [d.score for d in found]
-            outlines = [d.box for d in found]
-        else:
-            outlines = [check_box(box) for box in _rows(boxes)]
-            rois, scores = [Roi.from_box(box) for box in outlines], [1.0] * len(outlines)
-        return self._faces(self.run(frame, rois), rois, outlines, scores)
+            return [roi_from_detection(d) for d in found], [d.box for d in found], [d.score for d in found]
+        outlines = [check_box(box) for box in _rows(boxes)]
+        return [Roi.from_box(box) for box in outlines], outlines, [1.0] * len(outlines)
+
+    def _from_gpu(self, image: Any, boxes: ArrayLike | None) -> list[Face]:
+        """A frame on the GPU: only detection brings it to host memory."""
+        engine: Any = self.engine
+        if not hasattr(engine, "run_frame"):
+            raise InvalidInputError(
+                "image: expected a frame in host memory for this engine, got one on the GPU; copy it to a NumPy array, "
+                "or load a .engine file"
+            )
+        frame = engine.to_host(image) if boxes is None else None
+        rois, outlines, scores = self._regions(frame, boxes)
+        size = engine.manifest.input_size
+        none = np.empty((0, size, size, 3), dtype=np.uint8)
+        prepared = Prepared(crops=none, rois=tuple(rois), boxes=tuple(outlines), scores=tuple(scores))
+        return self._faces(engine.run_frame(image, rois), prepared)
+
+    def reconstruct(self, prepared: Sequence[Prepared], *, batch: int | None = None) -> list[list[Face]]:
+        """The faces of each image, the network called once for all, or for `batch` crops at a time."""
+        if not prepared:
+            return []
+        crops = prepared[0].crops if len(prepared) == 1 else np.concatenate([p.crops for p in prepared])
+        step = batch or max(len(crops), 1)
+        parts = [self.engine(crops[start : start + step]) for start in range(0, max(len(crops), 1), step)]
+        params = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        ends = np.cumsum([len(p.crops) for p in prepared])
+        return [self._faces(part, p) for part, p in zip(np.split(params, ends[:-1]), prepared, strict=True)]
 
     @property
     def detector(self) -> FaceDetector:
@@ -106,13 +163,7 @@ class Reconstructor:
         """Params (B, 12 + S + E) of the given regions: crop and network alone."""
         return self.engine(crop(image, rois, self.engine.manifest.input_size))
 
-    def _faces(
-        self,
-        params: NDArray[np.float32],
-        rois: Sequence[Roi],
-        boxes: Sequence[tuple[float, float, float, float]],
-        scores: Sequence[float],
-    ) -> list[Face]:
+    def _faces(self, params: NDArray[np.float32], prepared: Prepared) -> list[Face]:
         if not np.isfinite(params).all():
             raise FileFormatError("engine: expected finite params, got NaN or infinity; the engine file is damaged")
         size = self.engine.manifest.input_size
@@ -127,7 +178,9 @@ class Reconstructor:
                 landmarks=np.asarray(roi.to_image(points, size), dtype=np.float32),
                 model=self.face_model,
             )
-            for box, score, roi, own, points in zip(boxes, scores, rois, params, landmarks, strict=True)
+            for box, score, roi, own, points in zip(
+                prepared.boxes, prepared.scores, prepared.rois, params, landmarks, strict=True
+            )
         ]
 
     def close(self) -> None:

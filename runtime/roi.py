@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from runtime import compiled
 from runtime.errors import InvalidInputError
 from runtime.image import as_bgr
 
@@ -104,6 +105,9 @@ def crop(image: NDArray[np.uint8], rois: Sequence[Roi], size: int) -> NDArray[np
     source = as_bgr(image)
     if size < 1:
         raise InvalidInputError(f"crop size: expected at least 1 pixel, got {size}")
+    if compiled.cln_cpp is not None:
+        regions = np.array([(roi.center_x, roi.center_y, roi.side) for roi in rois], dtype=np.float64)
+        return np.asarray(compiled.cln_cpp.crop(source, regions.reshape(-1, 3), int(size)), dtype=np.uint8)
     crops = np.empty((len(rois), size, size, 3), dtype=np.uint8)
     for roi, out in zip(rois, crops, strict=True):  # one C call per face, straight into its place in the batch
         _warp(source, roi, out)

@@ -48,7 +48,7 @@ def load_engine(
     Args:
         path: the file.
         providers: ONNX Runtime's execution providers by name, best first; default: CUDA where it can work, then CPU.
-        threads: ONNX Runtime's threads inside one operator; default: its own choice, one per physical core.
+        threads: ONNX Runtime's threads inside one operator; default: the cores this process may use, at most four.
 
     Raises:
         FileNotFoundError: there is no such file.

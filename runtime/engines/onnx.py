@@ -16,6 +16,8 @@ from runtime.engines.base import check_crops
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
 from runtime.manifest import ONNX_KEY, Manifest
 
+_MOST_THREADS = 4
+
 
 class OnnxEngine:
     """A `.onnx` file whose metadata carry the manifest."""
@@ -88,8 +90,7 @@ def create_session(
         ) from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = default_threads() if threads is None else threads
     available = onnxruntime.get_available_providers()
     chosen = list(providers) if providers is not None else _default_providers(available)
     if missing := [p for p in chosen if p not in available]:
@@ -102,6 +103,15 @@ def create_session(
             f"{name}: expected an ONNX model, got {len(data)} bytes that ONNX Runtime cannot load ({reason}); "
             "the file may be truncated: build or fetch it again"
         ) from None
+
+
+def default_threads() -> int:
+    """The cores that this process may use, at most four: a small network's layers are too short to be cut finer.
+
+    ONNX Runtime's own choice counts all cores of the machine, also those that a container or `taskset` keeps away.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
 
 
 def _default_providers(available: Sequence[str]) -> list[str]:

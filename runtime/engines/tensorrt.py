@@ -15,6 +15,8 @@ import functools
 import importlib
 import logging
 import os
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,10 +24,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.engines import gpu_crop
 from runtime.engines.base import check_crops
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
 from runtime.files import sha256, write_atomically
 from runtime.manifest import Manifest
+from runtime.roi import Roi
 
 INPUT, OUTPUT = "crops", "params"
 PACKAGES = {"tensorrt_rtx": "cln[gpu]", "tensorrt": "cln[tensorrt]"}
@@ -98,16 +102,100 @@ class TensorRTEngine:
             self._run(np.ascontiguousarray(crops[part]), params[part])
         return params
 
-    def _run(self, crops: NDArray[np.uint8], params: NDArray[np.float32]) -> None:
+    def timed(self, crops: NDArray[np.uint8]) -> dict[str, float]:
+        """Milliseconds of one batch by stage: `host_to_device`, `network`, `device_to_host`; each is waited for.
+
+        Raises:
+            InvalidInputError: the engine is closed, or the batch is empty or beyond the plan's largest.
+        """
+        if self._context is None:
+            raise InvalidInputError("engine: expected an open one, got a closed one; load it again")
+        check_crops(crops, self.manifest.input_size)
+        if not 1 <= len(crops) <= self.manifest.batch_range[1]:
+            raise InvalidInputError(
+                f"crops: expected a batch of 1 to {self.manifest.batch_range[1]} to time, got {len(crops)}"
+            )
+        marks = [time.perf_counter()]
+
+        def waited() -> None:
+            self._cuda.call("cudaStreamSynchronize", self._stream)
+            marks.append(time.perf_counter())
+
+        params = np.empty((len(crops), self.manifest.num_params), dtype=np.float32)
+        self._run(np.ascontiguousarray(crops), params, between=waited)
+        marks.append(time.perf_counter())
+        stages = ("host_to_device", "network", "device_to_host")
+        return {name: 1000 * (end - start) for name, start, end in zip(stages, marks[:-1], marks[1:], strict=True)}
+
+    def run_frame(self, image: Any, rois: Sequence[Roi]) -> NDArray[np.float32]:
+        """Params (B, 12 + S + E) of regions of a frame on the GPU (`runtime.engines.gpu_crop`), cut and run there.
+
+        A stream that the frame names as its maker's is waited for.
+
+        Raises:
+            InvalidInputError: the frame has another form or is on another GPU, or the engine is closed.
+            EngineUnavailableError: the kernel cannot be compiled, or the GPU fails.
+        """
+        if self._context is None:
+            raise InvalidInputError("engine: expected an open one, got a closed one; load it again")
+        frame = gpu_crop.device_frame(image)
+        gpu_crop.check_device(frame, self._cuda)
+        if frame.stream is not None:
+            self._cuda.call("cudaStreamSynchronize", frame.stream)
+        params = np.empty((len(rois), self.manifest.num_params), dtype=np.float32)
+        regions = np.array([(roi.center_x, roi.center_y, roi.side) for roi in rois], dtype=np.float64).reshape(-1, 3)
+        size, largest, stream = self.manifest.input_size, self.manifest.batch_range[1], self._stream
+        for start in range(0, len(rois), largest):
+            part = regions[start : start + largest]
+            self._set_batch((len(part), size, size, 3))
+            target = self._region_buffer()
+            to_device = self._cuda.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+            self._cuda.call("cudaMemcpyAsync", target, part.ctypes.data, part.nbytes, to_device, stream)
+            gpu_crop.launch_crop(self._cuda, frame, target, len(part), size, self._buffers[INPUT], int(stream))
+            self._execute(params[start : start + largest])
+        return params
+
+    def to_host(self, image: Any) -> NDArray[np.uint8]:
+        """A copy in host memory of a frame on the GPU, for a detector that runs on the CPU. Raises as `run_frame`."""
+        frame = gpu_crop.device_frame(image)
+        gpu_crop.check_device(frame, self._cuda)
+        if frame.stream is not None:
+            self._cuda.call("cudaStreamSynchronize", frame.stream)
+        host = np.empty((frame.height, frame.width, 3), dtype=np.uint8)
+        row, kind = 3 * frame.width, self._cuda.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._cuda.call("cudaMemcpy2D", host.ctypes.data, row, frame.address, frame.row_bytes, row, frame.height, kind)
+        return host
+
+    def _region_buffer(self) -> int:
+        """Memory for the regions of the largest batch, made when first asked for."""
+        if "regions" not in self._buffers:
+            self._buffers["regions"] = int(self._cuda.call("cudaMalloc", self.manifest.batch_range[1] * 24))
+            self._resources.callback(self._cuda.call, "cudaFree", self._buffers["regions"])
+        return self._buffers["regions"]
+
+    def _run(
+        self, crops: NDArray[np.uint8], params: NDArray[np.float32], between: Callable[[], None] = lambda: None
+    ) -> None:
         """One batch; both arrays are contiguous, and stay alive until the stream has been waited for."""
-        kinds, stream = self._cuda.runtime.cudaMemcpyKind, self._stream
-        self._require(self._context.set_input_shape(INPUT, crops.shape), f"takes no crops of shape {crops.shape}")
-        source, result = self._buffers[INPUT], self._buffers[OUTPUT]
-        to_device, to_host = kinds.cudaMemcpyHostToDevice, kinds.cudaMemcpyDeviceToHost
-        self._cuda.call("cudaMemcpyAsync", source, crops.ctypes.data, crops.nbytes, to_device, stream)
+        self._set_batch(crops.shape)
+        to_device = self._cuda.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._cuda.call(
+            "cudaMemcpyAsync", self._buffers[INPUT], crops.ctypes.data, crops.nbytes, to_device, self._stream
+        )
+        between()
+        self._execute(params, between)
+
+    def _set_batch(self, shape: tuple[int, ...]) -> None:
+        self._require(self._context.set_input_shape(INPUT, shape), f"takes no crops of shape {shape}")
+
+    def _execute(self, params: NDArray[np.float32], between: Callable[[], None] = lambda: None) -> None:
+        """Runs the plan on what is in its input, fetches `params` and waits for them."""
+        stream, to_host = self._stream, self._cuda.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         started = self._context.execute_async_v3(int(stream))
+        between()
         if started:
-            self._cuda.call("cudaMemcpyAsync", params.ctypes.data, result, params.nbytes, to_host, stream)
+            source = self._buffers[OUTPUT]
+            self._cuda.call("cudaMemcpyAsync", params.ctypes.data, source, params.nbytes, to_host, stream)
         self._cuda.call("cudaStreamSynchronize", stream)
         self._require(started, "could not be run")
 
@@ -184,6 +272,18 @@ class Cuda:
             )
         )
         return major, minor
+
+    def name(self) -> str:
+        """Of CUDA's current GPU, with its compute capability."""
+        properties = self.call("cudaGetDeviceProperties", self.call("cudaGetDevice"))
+        major, minor = self.compute_capability()
+        text = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
+        return f"{text.rstrip(chr(0))} (compute capability {major}.{minor})"
+
+    def driver_version(self) -> str:
+        """Newest CUDA that the driver serves, such as "13.0"."""
+        number = int(self.call("cudaDriverGetVersion"))
+        return f"{number // 1000}.{number % 1000 // 10}"
 
     def _text(self, error: Any) -> str:
         _, text = self.runtime.cudaGetErrorString(error)

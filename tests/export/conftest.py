@@ -49,7 +49,12 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
 @pytest.fixture(autouse=True)
 def quick_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Smooth blobs in place of rendered faces: the renderer has its own tests, and compiles for seconds."""
-    monkeypatch.setattr(parity, "synthetic_faces", lambda size: parity.noise_crops(size, 8)[4:])
+    monkeypatch.setattr(parity, "synthetic_faces", blobs)
+
+
+def blobs(size, face_model, indices):
+    """Four crops that stand in for faces, and no labels."""
+    return parity.noise_crops(size, 8)[4:], np.empty((0, face_model.num_params), np.float32)
 
 
 def _network() -> CLN:

@@ -17,6 +17,7 @@ from runtime.engines.onnx import OnnxEngine  # noqa: E402
 from runtime.engines.tensorrt import Cuda, TensorRTEngine, read_plan_manifest  # noqa: E402
 from runtime.errors import EngineUnavailableError  # noqa: E402
 from runtime.files import sha256  # noqa: E402
+from tests.export.conftest import blobs  # noqa: E402
 
 NAMES = ["small.engine", "small.engine.json", "small.fp16.onnx", "small.onnx"]
 
@@ -41,7 +42,7 @@ def built(sources, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         from export import parity
 
-        patch.setattr(parity, "synthetic_faces", lambda size: parity.noise_crops(size, 8)[4:])
+        patch.setattr(parity, "synthetic_faces", blobs)
         assert run(sources, sources.save(sources.network), folder / "small.engine", "--fp16-onnx") == 0
     return folder
 
@@ -171,6 +172,8 @@ def test_failed_check_leaves_no_files(sources, tmp_path, capsys, spoil, message)
         ("good", ["--compute-capability", "6.1"], "expected some of 7.5"),
         ("good", ["--precision", "fp32", "--compute-capability", "7.5"], "no float32 matrix product"),
         ("good", ["--precision", "fp32", "--fp16-onnx"], "--fp16-onnx"),
+        ("good", ["--precision", "int8", "--fp16-onnx"], "--fp16-onnx"),
+        ("good", ["--precision", "int8", "--compute-capability", "8.9"], "makes an ONNX file for CPUs"),
         ("good", ["--onnx-only", "--crops", "."], "no image"),
     ],
 )

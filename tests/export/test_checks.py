@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ torch = pytest.importorskip("torch")
 from export import parity, plan  # noqa: E402
 from export.parity import FLOAT32_GATE, HALF_GATE, Comparison, ParityCrops, ParityError  # noqa: E402
 from export.precision import PrecisionError, half_range, precision_of, to_mixed  # noqa: E402
+from runtime import Roi, crop, read_image  # noqa: E402
+from runtime.face_model import load_face_model  # noqa: E402
 from training.model import reparameterize  # noqa: E402
 
 T_X = 3  # column 3 of the first row of the pose matrix
@@ -119,7 +122,23 @@ def test_inspector_text():
 def test_rendered_faces(monkeypatch):
     pytest.importorskip("numba")
     monkeypatch.undo()
-    faces = parity.synthetic_faces(64, count=2)
+    faces, labels = parity.synthetic_faces(64, load_face_model(), range(2))
+    assert labels.shape == (2, 62)
+    points = load_face_model().landmarks(labels)[..., :2]
+    low, high = points.min(axis=1), points.max(axis=1)
+    np.testing.assert_allclose((high - low).max(axis=1) * np.sqrt(2), 64, atol=2)  # cut as the landmark-box rule says
     assert faces.shape == (2, 64, 64, 3)
     assert faces.dtype == np.uint8
     assert np.abs(faces[0].astype(int) - faces[1]).mean() > 5
+
+
+def test_photographs_give_their_faces(sources):
+    whole = parity._faces(np.full((90, 60, 3), 128, np.uint8), 64)  # no face: all of it, as for crops made before
+    assert whole.shape == (1, 64, 64, 3)
+    crops = parity.parity_crops(64, sources.face_model, Path("examples"))
+    (face,) = crops.faces[4:]
+    photo = read_image("examples/astronaut.jpg")
+    height, width = photo.shape[:2]
+    side = float(min(height, width))
+    middle = crop(photo, [Roi(center_x=(width - 1) / 2, center_y=(height - 1) / 2, side=side)], 64)[0]
+    assert np.abs(face.astype(int) - middle).mean() > 20

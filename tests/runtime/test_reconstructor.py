@@ -1,4 +1,5 @@
 import sys
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -125,3 +126,32 @@ def test_a_missing_library_is_named_with_the_way_out(engine_file, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(EngineUnavailableError, match="Nowhere"):
         load_engine(engine_file, providers=["NowhereExecutionProvider"])
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (3, 3), (64, 4)])
+def test_threads_by_default_are_the_cores_one_may_use(engine_file, monkeypatch, cores, expected):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    seen = []
+    make = onnxruntime.InferenceSession
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(
+        onnxruntime,
+        "InferenceSession",
+        lambda data, options, **given: seen.append(options.intra_op_num_threads) or make(data, options, **given),
+    )
+    load_engine(engine_file)
+    load_engine(engine_file, threads=2)
+    assert seen == [expected, 2]
+
+
+def test_prepared_images_come_back_apart(engine_file):
+    engine = Recorder(load_engine(engine_file))
+    with Reconstructor(engine) as reconstruct:
+        prepared = [reconstruct.prepare(IMAGE, boxes) for boxes in (BOXES, [], BOXES[:1])]
+        faces = reconstruct.reconstruct(prepared)
+        split = reconstruct.reconstruct(prepared, batch=2)
+        assert reconstruct.reconstruct([]) == []
+    assert engine.batches == [3, 2, 1]
+    assert [[face.box for face in some] for some in faces] == [BOXES, [], BOXES[:1]]
+    for one, other in zip(chain(*faces), chain(*split), strict=True):
+        np.testing.assert_array_equal(one.landmarks, other.landmarks)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime import Reconstructor, Roi, crop, load_face_model
 from runtime.engines import load_engine, tensorrt
 from runtime.engines.tensorrt import Cuda, TensorRTEngine, check_compute_capability
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
@@ -118,6 +119,7 @@ class PretendedGpu:
         self.streams: list[int] = []
         self.batches: list[int] = []
         self.works = True
+        self.frame_device = 0
 
     def cuda(self) -> types.ModuleType:
         module = types.ModuleType("cuda.bindings.runtime")
@@ -136,7 +138,14 @@ class PretendedGpu:
         module.cudaMalloc = self._allocate
         module.cudaFree = lambda address: (0 if self.memory.pop(address) else 1,)
         module.cudaMemcpyAsync = self._copy
+        module.cudaMemcpy2D = self._copy_rows
+        module.cudaPointerGetAttributes = lambda address: (0, types.SimpleNamespace(device=self.frame_device))
         return module
+
+    def _copy_rows(self, target, target_row, source, source_row, width, height, kind):
+        for line in range(height):
+            ctypes.memmove(target + line * target_row, source + line * source_row, width)
+        return (0,)
 
     def _allocate(self, size: int):
         if size > 10**6:
@@ -275,3 +284,76 @@ def test_manifest_is_the_file_s(tmp_path, gpu):
     path = write_plan(tmp_path)
     with TensorRTEngine(path) as engine:
         assert json.loads(engine.manifest.to_json()) == json.loads((tmp_path / "face.engine.json").read_text())
+
+
+class FrameOnGpu:
+    """A frame in the pretended GPU's memory, its rows with a pitch."""
+
+    def __init__(self, frame):
+        self.rows = np.zeros((len(frame), frame.shape[1] + 3, 3), np.uint8)
+        self.rows[:, : frame.shape[1]] = frame
+        interface = {"shape": frame.shape, "typestr": "|u1", "data": (self.rows.ctypes.data, True), "version": 3}
+        self.__cuda_array_interface__ = {**interface, "strides": (self.rows.strides[0], 3, 1), "stream": 5}
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """The crop's kernel as the CPU's crop, over the same addresses; what it was given."""
+    given = []
+
+    def launch(cuda, frame, regions, count, size, crops, stream):
+        pixels = np.ctypeslib.as_array((ctypes.c_uint8 * (frame.row_bytes * frame.height)).from_address(frame.address))
+        image = pixels.reshape(frame.height, frame.row_bytes)[:, : 3 * frame.width].reshape(frame.height, -1, 3)
+        values = np.ctypeslib.as_array((ctypes.c_double * (3 * count)).from_address(regions)).reshape(-1, 3)
+        rois = [Roi(center_x=x, center_y=y, side=side) for x, y, side in values]
+        result = crop(image, rois, size)
+        ctypes.memmove(crops, result.ctypes.data, result.nbytes)
+        given.append((count, size, stream))
+
+    monkeypatch.setattr(tensorrt.gpu_crop, "launch_crop", launch)
+    return given
+
+
+def test_a_frame_on_the_gpu_gives_what_it_gives_in_host_memory(tmp_path, gpu, kernel):
+    frame = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    boxes = [(5 + 3 * i, 4, 12, 14) for i in range(6)]
+    model = load_face_model()
+    plan = write_plan(tmp_path, face_model_sha256=model.sha256)
+    with Reconstructor(plan, face_model=model) as reconstruct:
+        expected = reconstruct(frame, boxes)
+        faces = reconstruct(FrameOnGpu(frame), boxes)
+        assert kernel == [(4, SIZE, 7), (2, SIZE, 7)]  # split where the plan's largest batch ends
+        assert reconstruct(FrameOnGpu(frame), []) == []
+        np.testing.assert_array_equal(reconstruct.engine.to_host(FrameOnGpu(frame)), frame)
+        for face, other in zip(faces, expected, strict=True):
+            np.testing.assert_array_equal(face.params, other.params)
+            assert face.box == other.box
+        gpu.frame_device = 1
+        with pytest.raises(InvalidInputError, match="got it on GPU 1"):
+            reconstruct(FrameOnGpu(frame), boxes)
+        reconstruct.warmup(2)
+        assert gpu.batches[-1] == 2
+    assert not gpu.memory
+
+
+def test_stages_are_told_apart(tmp_path, gpu):
+    with TensorRTEngine(write_plan(tmp_path)) as engine:
+        times = engine.timed(np.zeros((2, SIZE, SIZE, 3), np.uint8))
+        assert list(times) == ["host_to_device", "network", "device_to_host"]
+        assert all(value >= 0 for value in times.values())
+        for count in (0, BATCH + 1):
+            with pytest.raises(InvalidInputError, match=f"expected a batch of 1 to {BATCH}"):
+                engine.timed(np.zeros((count, SIZE, SIZE, 3), np.uint8))
+
+
+def test_a_frame_on_the_gpu_needs_a_plan(engine_file):
+    with Reconstructor(engine_file) as reconstruct, pytest.raises(InvalidInputError, match=r"load a \.engine file"):
+        reconstruct(FrameOnGpu(np.zeros((40, 50, 3), np.uint8)), [(5, 5, 20, 20)])
+
+
+def test_driver_and_gpu_have_names(gpu):
+    runtime = sys.modules["cuda.bindings.runtime"]
+    runtime.cudaGetDeviceProperties = lambda device: (0, types.SimpleNamespace(name=b"A card\0\0"))
+    runtime.cudaDriverGetVersion = lambda: (0, 13020)
+    assert Cuda().name() == "A card (compute capability 8.9)"
+    assert Cuda().driver_version() == "13.2"

@@ -1,0 +1,196 @@
+"""INT8 for the CPU: a float32 graph becomes a QDQ graph through ONNX Runtime's quantizer, calibrated on face crops.
+
+Quantized are the streams' convolutions, with the ReLUs behind them, and the fusion's: weights int8 per channel,
+activations uint8 per tensor, ranges by the extremes that the calibration crops show. The rest stays float32: both first
+layers (with three input channels they are slower in INT8), attention, head and de-whitening, whose share of the time is
+small and whose rounding costs most of the accuracy.
+
+RepVGG's folded kernels lose accuracy here, some far more than others. So the layers are tried: while NME moves by more
+than half of its gate on the calibration faces, the layer that alone moves the landmarks most goes back to float32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.onnx_graph import INPUT
+from export.parity import BATCH, Comparison, Gate, ParityError, onnx_run
+from export.precision import PrecisionError
+from runtime.errors import EngineUnavailableError
+
+INT8_GATE = Gate(delta_nme=0.1)
+_FEW_CHANNELS = 8  # a layer with fewer input channels is slower in INT8
+_LARGEST_SHARE = 0.5  # of the layers that may stay float32: beyond it, INT8 is not worth its name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """An INT8 graph and how it came about."""
+
+    data: bytes
+    layers: tuple[str, ...]  # in INT8, by the name of their weights
+    excluded: tuple[str, ...]  # kept in float32 by measurement, most sensitive first
+    delta_nme: float  # percent, on the calibration faces
+
+
+def quantize(data: bytes, calibration: Comparison, *, say: Callable[[str], None] = lambda text: None) -> Quantized:
+    """The INT8 graph of a float32 one, with as few layers left out as the gate asks for.
+
+    Args:
+        data: the float32 ONNX graph.
+        calibration: the network on the calibration crops.
+        say: is told of each layer that is left out.
+
+    Raises:
+        EngineUnavailableError: ONNX Runtime's quantizer is not there.
+        ParityError: NME moves too much even with half of the layers left out.
+        PrecisionError: the quantizer left a layer in float32 that was meant for INT8.
+    """
+    graph = _Float32Graph(data)
+    largest = round(_LARGEST_SHARE * len(graph.candidates))
+    order: list[str] = []
+    excluded: list[str] = []
+    while True:
+        result = graph.quantize([layer for layer in graph.candidates if layer not in excluded], calibration)
+        delta = calibration.delta_nme(onnx_run(result, "INT8 graph"))
+        if abs(delta) <= INT8_GATE.delta_nme / 2:
+            break
+        if len(excluded) == largest:
+            raise ParityError(
+                f"INT8: expected NME to move by at most {INT8_GATE.delta_nme:g} % on faces, got {delta:+.2g} % on the "
+                f"calibration faces with the {largest} most sensitive layers in float32 ({', '.join(excluded)}); "
+                "train with less spread in the folded weights, or use float32"
+            )
+        order = order or _by_sensitivity(graph, calibration)
+        say(f"NME moves by {delta:+.3f} %: {order[len(excluded)]} stays float32")
+        excluded.append(order[len(excluded)])
+    layers = tuple(layer for layer in graph.candidates if layer not in excluded)
+    return Quantized(data=result, layers=layers, excluded=tuple(excluded), delta_nme=delta)
+
+
+def quantized_layers(data: bytes) -> list[str]:
+    """Names of the layers of a QDQ graph whose weights and inputs are both integers: what INT8 kernels will run."""
+    import onnx
+
+    model = onnx.load_model_from_string(data)
+    integers = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul") and all(name in integers for name in node.input[:2])
+    ]
+
+
+def _by_sensitivity(graph: _Float32Graph, calibration: Comparison) -> list[str]:
+    """Layers by how far the landmarks move when each alone is quantized, farthest first."""
+    moved = {
+        layer: calibration.landmark_px(onnx_run(graph.quantize([layer], calibration), layer)).mean()
+        for layer in graph.candidates
+    }
+    return sorted(moved, key=lambda layer: -moved[layer])
+
+
+class _Float32Graph:
+    """A float32 graph, and the layers of it that may be quantized, by the name of their weights."""
+
+    def __init__(self, data: bytes) -> None:
+        import onnx
+
+        model = onnx.load_model_from_string(data)
+        _pool_by_convolution(model)
+        self._data = model.SerializeToString()
+        inputs = {tensor.name: tensor.dims[1] for tensor in model.graph.initializer if len(tensor.dims) == 4}
+        relus = {node.input[0]: node.name for node in model.graph.node if node.op_type == "Relu"}
+        self.candidates: dict[str, list[str]] = {}  # weights -> names of the convolution and of its ReLU
+        for node in model.graph.node:
+            if node.op_type == "Conv" and inputs[node.input[1]] >= _FEW_CHANNELS and "cat." not in node.input[1]:
+                follower = [relus[node.output[0]]] if node.output[0] in relus else []
+                self.candidates[node.input[1].removesuffix(".weight")] = [node.name, *follower]
+
+    def quantize(self, layers: list[str], calibration: Comparison) -> bytes:
+        """The graph with these layers in INT8."""
+        import onnx
+
+        quantization = _quantizer()
+        model = onnx.load_model_from_string(self._data)  # the quantizer moves weights out of the one it is given
+        nodes = [name for layer in layers for name in self.candidates[layer]]
+        with tempfile.TemporaryDirectory() as folder, _quiet():
+            out = Path(folder) / "int8.onnx"
+            quantization.quantize_static(
+                model,
+                out,
+                _Reader(calibration.crops.faces),
+                quant_format=quantization.QuantFormat.QDQ,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                per_channel=True,
+                nodes_to_quantize=nodes,
+            )
+            data = out.read_bytes()
+        done = len(quantized_layers(data))
+        if done != len(layers):
+            raise PrecisionError(f"INT8: expected {len(layers)} layers in INT8, got {done}; report it")
+        return data
+
+
+class _Reader:
+    """Calibration crops in batches, as the quantizer asks for them."""
+
+    def __init__(self, crops: NDArray[np.uint8]) -> None:
+        self._batches = iter(crops[start : start + BATCH] for start in range(0, len(crops), BATCH))
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch}
+
+
+def _pool_by_convolution(model: Any) -> None:
+    """The thumbnail's average pooling as a convolution, in place: the same sums, four times as fast in ONNX Runtime."""
+    import onnx
+
+    for index, node in enumerate(model.graph.node):
+        if node.op_type != "AveragePool":
+            continue
+        attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        kernel, channels = attributes["kernel_shape"], 3
+        weight = np.zeros((channels, channels, *kernel), dtype=np.float32)
+        weight[range(channels), range(channels)] = 1 / np.prod(kernel)
+        name = f"{node.output[0]}.weight"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+        inputs, outputs = [node.input[0], name], list(node.output)
+        convolution = onnx.helper.make_node(
+            "Conv", inputs, outputs, name=node.name, kernel_shape=kernel, strides=attributes["strides"]
+        )
+        model.graph.node[index].CopyFrom(convolution)
+
+
+def _quantizer() -> Any:
+    try:
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise EngineUnavailableError(
+            f"--precision int8 needs ONNX Runtime's quantizer, which is not there ({error}); "
+            "run: pip install 'cln[export]'"
+        ) from None
+    return quantization
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # The quantizer advises, through the root logger, to optimise the graph first; the exporter has done so.
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,169 @@
+"""INT8: which layers it takes, which it leaves out, and that it says so when it may not pass."""
+
+import copy
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime.quantization")
+
+from export import ladder, quantize  # noqa: E402
+from export.build_engine import main  # noqa: E402
+from export.departure import first_departure, onnx_outputs, torch_outputs  # noqa: E402
+from export.onnx_graph import export_graph  # noqa: E402
+from export.parity import FLOAT32_GATE, Comparison, Gate, ParityCrops, ParityError, noise_crops, onnx_run  # noqa: E402
+from export.precision import to_mixed  # noqa: E402
+from runtime.engines.onnx import OnnxEngine  # noqa: E402
+from runtime.files import sha256  # noqa: E402
+from training.model import reparameterize  # noqa: E402
+
+
+def compare(sources, network, **changes):
+    noise = noise_crops(64, 16)
+    return Comparison(network, ParityCrops(faces=noise[8:], noise=noise[:4], **changes), sources.face_model)
+
+
+@pytest.fixture(scope="module")
+def graph(sources):
+    return export_graph(reparameterize(sources.network))
+
+
+@pytest.fixture(scope="module")
+def mixed_graph(sources):
+    return export_graph(to_mixed(reparameterize(sources.network)))
+
+
+@pytest.fixture
+def exported(graph, mixed_graph, monkeypatch):
+    """The exporter's answers, kept: it takes seconds, and has its own tests."""
+    kept = {torch.float32: graph, torch.float16: mixed_graph}
+    monkeypatch.setattr("export.onnx_graph.export_graph", lambda model: kept[model.fusion.weight.dtype])
+
+
+def stretched(network, factor=1e4):
+    """One channel of a block `factor` times as large, and the next block made to undo it: float32 carries that.
+
+    The range of the tensor between is then that channel's alone, and the other channels' values fall into one step.
+    """
+    spread = copy.deepcopy(network)
+    first, second = spread.global_stream[1], spread.global_stream[2]
+    for norm in (first.norm3, first.norm1, first.norm0):
+        if norm is not None:
+            norm.weight.data[0] *= factor
+            norm.bias.data[0] *= factor
+    for convolution in (second.conv3, second.conv1):
+        convolution.weight.data[:, 0] /= factor
+    return spread
+
+
+def test_int8_file(sources, exported, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(quantize, "INT8_GATE", Gate(delta_nme=20.0))  # a random network has no robust answer
+    options = ["--face-model", str(sources.face_model_path), "--precision", "int8"]
+    assert main([str(sources.save(sources.network)), "--out", str(tmp_path / "small.onnx"), *options]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.int8.onnx", "small.onnx"]
+    with OnnxEngine(tmp_path / "small.int8.onnx") as int8, OnnxEngine(tmp_path / "small.onnx") as exact:
+        manifest = int8.manifest
+        assert (manifest.precision, exact.manifest.precision) == ("int8", "fp32")
+        assert manifest.onnx_sha256 == sha256((tmp_path / "small.onnx").read_bytes())
+        assert [parity.step for parity in manifest.parity] == ["reparameterized", "ONNX float32", "ONNX INT8"]
+        figures = manifest.parity[-1]
+        assert figures.max_landmark_px > figures.p99_landmark_px > figures.mean_landmark_px > 0.01
+        assert 0 < figures.delta_nme < 20
+        crops = noise_crops(64)[4:]
+        difference = np.abs(int8(crops) - exact(crops))
+        assert 0 < difference.max() <= figures.max_params
+    model = onnx.load(tmp_path / "small.int8.onnx")
+    done = quantize.quantized_layers(model.SerializeToString())
+    assert manifest.figures["int8/layers"] == len(done) > 5
+    assert "INT8" in capsys.readouterr().out
+
+
+def test_first_layers_attention_and_head_stay_float32(sources, graph):
+    candidates = list(quantize._Float32Graph(graph).candidates)
+    assert "fusion" in candidates
+    assert not [name for name in candidates if name.startswith(("cat.", "head"))]
+    assert not {"global_stream.0.0", "local_stream.0.0"} & set(candidates)
+    blocks = len(sources.network.global_stream) + len(sources.network.local_stream)
+    assert len(candidates) == blocks - 2 + 1
+
+
+def test_the_layer_that_int8_spoils_is_left_out(sources, monkeypatch):
+    network = stretched(sources.network)
+    data = export_graph(reparameterize(network))
+    calibration = compare(sources, network).with_own_labels()
+    plain = quantize._Float32Graph(data)
+    spoilt = calibration.delta_nme(onnx_run(plain.quantize(list(plain.candidates), calibration), "all layers"))
+    monkeypatch.setattr(quantize, "INT8_GATE", Gate(delta_nme=spoilt))
+    monkeypatch.setattr(quantize, "_LARGEST_SHARE", 0.9)
+    told = []
+    result = quantize.quantize(data, calibration, say=told.append)
+    assert result.excluded[0] == "global_stream.2.0"  # whose input has the channel that is out of line
+    assert len(told) == len(result.excluded) < len(plain.candidates)
+    assert abs(result.delta_nme) <= spoilt / 2
+    monkeypatch.setattr(quantize, "_LARGEST_SHARE", 0.0)
+    with pytest.raises(ParityError, match="with the 0 most sensitive layers in float32"):
+        quantize.quantize(data, calibration)
+
+
+def test_a_failed_gate_names_the_first_layer_that_departs(sources, tmp_path, monkeypatch, capsys):
+    spoilt = reparameterize(sources.network)
+    with torch.no_grad():
+        spoilt.local_stream[2][0].bias += 0.1
+    monkeypatch.setattr("training.model.reparameterize", lambda model: spoilt)
+    checkpoint = sources.save(sources.network)
+    status = main([str(checkpoint), "--out", str(tmp_path / "x.engine"), "--face-model", str(sources.face_model_path)])
+    assert status == 1
+    error = capsys.readouterr().err
+    assert "reparameterized: expected landmarks as the network's (max < 0.001 px)" in error
+    assert "the first layer that departs is local_stream.2 " in error
+
+
+def test_layers_of_every_form_are_found(sources, graph, mixed_graph):
+    """By the same names in the network, its float16-mixed form and both their ONNX graphs."""
+    fused = reparameterize(sources.network)
+    mixed, crops = to_mixed(fused), noise_crops(64)[:2]
+    reference = torch_outputs(fused, crops)
+    assert list(reference)[-1] == "head"
+    for outputs in (onnx_outputs(graph, crops), torch_outputs(mixed, crops), onnx_outputs(mixed_graph, crops)):
+        layers = {f"global_stream.{index}.0" for index in range(len(fused.global_stream))} | {"fusion"}
+        assert layers <= set(outputs)
+        assert "no layer departs by more than 0.05" in first_departure(reference, outputs, 0.05)
+    assert "no layer could be compared" in first_departure(reference, {}, 0.05)
+
+
+def test_delta_nme_is_of_the_labelled_faces(sources, graph):
+    network = sources.network
+    labels = np.zeros((2, 62), np.float32)
+    labels[:, [0, 6, 9]] = 0.3, 20.0, 0.0
+    labels[:, [5, 10]] = -0.3, 0.3
+    comparison = compare(sources, network, labels=labels)
+    run = onnx_run(graph, "graph")
+
+    def moved(crops):
+        return run(crops) + np.float32(5) * (np.arange(62) == 3).astype(np.float32)
+
+    figures = comparison.measure("moved", moved, Gate())
+    assert figures.crops == 8
+    assert abs(figures.delta_nme) > 0.1
+    assert figures.delta_nme == pytest.approx(comparison.delta_nme(moved))
+    with pytest.raises(ParityError, match=r"\|ΔNME\| < 0\.1 %"):
+        comparison.measure("moved", moved, Gate(delta_nme=0.1))
+    assert compare(sources, network).measure("same", run, FLOAT32_GATE).delta_nme is None
+
+
+def test_parity_command_prints_the_ladder_and_fails_with_a_gate(sources, exported, monkeypatch, capsys):
+    checkpoint = str(sources.save(sources.network))
+    monkeypatch.setattr(quantize, "INT8_GATE", Gate(delta_nme=20.0))
+    assert ladder.main([checkpoint, "--face-model", str(sources.face_model_path)]) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    steps = ["reparameterized", "ONNX float32", "float16-mixed", "ONNX float16-mixed", "ONNX INT8"]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table[2:7]] == steps
+    monkeypatch.setattr(quantize, "INT8_GATE", Gate(delta_nme=1e-6))
+    monkeypatch.setattr(ladder.Ladder, "export_mixed", lambda self: None)
+    assert ladder.main([checkpoint, "--face-model", str(sources.face_model_path)]) == 1
+    captured = capsys.readouterr()
+    assert "ONNX INT8" not in captured.out.split("Each step")[1]
+    assert captured.err.startswith("error: INT8: expected NME to move by at most 1e-06 %")
+    assert ladder.main(["none.pth"]) == 2
