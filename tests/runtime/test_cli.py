@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from runtime.__main__ import main
+from tests.runtime.conftest import make_manifest, write_engine
 
 PHOTO = "examples/astronaut.jpg"
 BOX = [160, 60, 120, 140]
@@ -83,6 +84,12 @@ def test_photos_that_would_overwrite_each_other_are_refused(tmp_path, capsys, en
 def test_an_engine_that_is_none_is_one_line_with_status_2(tmp_path, capsys):
     status, _, err = run(capsys, PHOTO, "--engine", tmp_path / "none.onnx", "--out", tmp_path / "o")
     assert status == 2 and len(err.splitlines()) == 1 and "expected an engine file" in err
+
+
+def test_an_engine_for_another_face_model_is_one_line_with_status_2(tmp_path, capsys):
+    engine = write_engine(tmp_path / "other.onnx", make_manifest(face_model_sha256="f" * 64))
+    status, _, err = run(capsys, PHOTO, "--engine", engine, "--out", tmp_path / "o")
+    assert status == 2 and len(err.splitlines()) == 1 and "built for face model" in err
 
 
 def test_nothing_of_the_runtime_imports_torch():
