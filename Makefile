@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= out
 
-.PHONY: demo test clean
+.PHONY: demo test fuzz clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed-export
@@ -31,6 +31,10 @@ test: .venv/installed-dev
 .venv/installed-dev: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[export,train,dev]'
 	@touch $@ .venv/installed-export
+
+# A minute for each of the C++ readers of files (libFuzzer; needs clang).
+fuzz:
+	cpp_bindings/fuzz/run.sh 60 build/fuzz
 
 clean:
 	rm -rf .venv $(OUT) build *.egg-info

@@ -12,7 +12,6 @@ Source: Blanz & Vetter 1999; the parameter layout is 3DDFA's (arXiv 1511.07212).
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
@@ -214,9 +213,3 @@ def _check_tensors(name: str, tensors: dict[str, NDArray[Any]]) -> None:
     for key in ("triangles", "landmark_vertices", "mirror"):
         if tensors[key].min() < 0 or tensors[key].max() >= sizes["N"]:
             raise FileFormatError(f"{name}: '{key}' names vertices outside 0..{sizes['N'] - 1}; make the file anew")
-
-
-if __name__ == "__main__":
-    from runtime.convert.command import main
-
-    sys.exit(main())

@@ -1,0 +1,50 @@
+// From an image and boxes to faces: crop, network, decoding. Points are in image pixels: x right, y down, z nearer.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "cln/engine.hpp"
+#include "cln/face_model.hpp"
+#include "cln/image.hpp"
+#include "cln/pose.hpp"
+#include "cln/roi.hpp"
+
+namespace cln {
+
+/// One reconstructed face. z counts in image pixels from the middle of the face; it is relative, not metric.
+struct Face {
+  Roi roi;
+  int crop_size = 0;
+  std::vector<float> params;     ///< (12 + S + E,), crop frame
+  std::vector<float> landmarks;  ///< (68, 3) image pixels
+  Pose pose;                     ///< its scale in image pixels per millimetre; its translation in the crop's frame
+};
+
+/// Reconstructs faces; several go through the network as one batch. One reconstructor belongs to one thread at a time;
+/// several, in several threads, may share a face model.
+class Reconstructor {
+ public:
+  /// Throws Error(mismatch): the engine was built for another face model; Error(invalid_input): a null pointer.
+  Reconstructor(std::unique_ptr<Engine> engine, std::shared_ptr<const FaceModel> face_model);
+
+  /// The faces in `boxes` or `rois`, in their order.
+  /// Throws Error(invalid_input): no image, or a region of no area; Error(file_format): the engine gives NaN.
+  std::vector<Face> reconstruct(const ImageView& image, const std::vector<Box>& boxes);
+  std::vector<Face> reconstruct(const ImageView& image, const std::vector<Roi>& rois);
+
+  /// The dense mesh (N, 3) of a face in image pixels.
+  [[nodiscard]] std::vector<float> vertices(const Face& face) const;
+
+  [[nodiscard]] const FaceModel& face_model() const noexcept { return *face_model_; }
+  [[nodiscard]] const Manifest& manifest() const noexcept { return engine_->manifest(); }
+
+ private:
+  std::unique_ptr<Engine> engine_;
+  std::shared_ptr<const FaceModel> face_model_;
+  std::vector<std::uint8_t> crops_;  // kept, so that the next image needs no new memory
+  std::vector<float> params_, landmarks_;
+};
+
+}  // namespace cln

@@ -1,0 +1,215 @@
+// The Python module cln_cpp._core: thin wrappers that check shapes, release the GIL, and hand out arrays uncopied.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/string.h>
+
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "cln/cln.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Pixels = nb::ndarray<const std::uint8_t, nb::device::cpu, nb::ro>;
+using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Values = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Rois = nb::ndarray<const double, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
+
+[[noreturn]] void refuse(const std::string& message) { throw cln::Error(cln::ErrorCode::invalid_input, message); }
+
+/// A new array that owns `data`.
+template <typename T>
+nb::ndarray<nb::numpy, T> own(std::unique_ptr<T[]> data, std::initializer_list<std::size_t> shape) {
+  T* pointer = data.get();
+  const nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+  data.release();
+  return nb::ndarray<nb::numpy, T>(pointer, shape, owner);
+}
+
+/// A read-only array over memory of `owner`'s, which it keeps alive.
+template <typename T>
+nb::ndarray<nb::numpy, const T> borrow(const std::vector<T>& data, std::initializer_list<std::size_t> shape,
+                                       nb::handle owner) {
+  return nb::ndarray<nb::numpy, const T>(data.data(), shape, owner);
+}
+
+/// A view of the array where its rows are contiguous; else of a copy, kept in `kept`.
+cln::ImageView view(const Pixels& image, std::vector<std::uint8_t>& kept) {
+  const bool grey = image.ndim() == 2;
+  if (!grey && image.ndim() != 3) {
+    refuse("image: expected uint8 of shape (H, W), (H, W, 3) or (H, W, 4), got " + std::to_string(image.ndim()) +
+           " axes");
+  }
+  const std::size_t height = image.shape(0), width = image.shape(1), channels = grey ? 1 : image.shape(2);
+  if (height > 32766 || width > 32766 || channels > 4) {
+    refuse("image: expected sides of 1..32766 pixels and 1, 3 or 4 channels, got others");
+  }
+  cln::ImageView result{image.data(), static_cast<int>(width), static_cast<int>(height),
+                        static_cast<std::ptrdiff_t>(image.stride(0)), static_cast<int>(channels)};
+  const auto across = static_cast<std::ptrdiff_t>(channels);
+  const std::int64_t step = grey ? 1 : image.stride(2);
+  if ((image.stride(1) == across || width == 1) && (step == 1 || channels == 1)) {
+    if (height == 1) {
+      result.stride = static_cast<std::ptrdiff_t>(width) * across;  // NumPy leaves the stride of a single row open
+    }
+    return result;
+  }
+  kept.reserve(height * width * channels);
+  for (std::size_t y = 0; y < height; ++y) {
+    for (std::size_t x = 0; x < width; ++x) {
+      const std::uint8_t* pixel = image.data() + static_cast<std::int64_t>(y) * image.stride(0) +
+                                  static_cast<std::int64_t>(x) * image.stride(1);
+      for (std::size_t c = 0; c < channels; ++c) {
+        kept.push_back(pixel[static_cast<std::int64_t>(c) * step]);
+      }
+    }
+  }
+  result.data = kept.data();
+  result.stride = static_cast<std::ptrdiff_t>(width) * across;
+  return result;
+}
+
+nb::ndarray<nb::numpy, std::uint8_t> crop(const Pixels& image, const Rois& rois, int size) {
+  if (size < 1) {
+    refuse("crop size: expected at least 1 pixel, got " + std::to_string(size));
+  }
+  const std::size_t count = rois.shape(0), side = static_cast<std::size_t>(size);
+  std::unique_ptr<std::uint8_t[]> out(new std::uint8_t[count * side * side * 3]);
+  {
+    const nb::gil_scoped_release unlocked;
+    std::vector<std::uint8_t> kept;
+    std::vector<cln::Roi> regions;
+    for (std::size_t i = 0; i < count; ++i) {
+      const double* row = rois.data() + 3 * i;
+      regions.push_back({row[0], row[1], row[2]});
+    }
+    cln::crop(view(image, kept), regions.data(), count, size, out.get());
+  }
+  return own(std::move(out), {count, side, side, 3});
+}
+
+/// Points (B, points, 3) of params (B, num_params), by `decode(params, batch, out)`.
+template <typename Decode>
+nb::ndarray<nb::numpy, float> points_of(const Rows& params, std::size_t num_params, std::size_t points, Decode decode) {
+  if (params.shape(1) != num_params) {
+    refuse("params: expected float32 of shape (B, " + std::to_string(num_params) + "), got (" +
+           std::to_string(params.shape(0)) + ", " + std::to_string(params.shape(1)) + ")");
+  }
+  const std::size_t batch = params.shape(0);
+  std::unique_ptr<float[]> out(new float[batch * points * 3]);
+  {
+    const nb::gil_scoped_release unlocked;
+    decode(params.data(), batch, out.get());
+  }
+  return own(std::move(out), {batch, points, 3});
+}
+
+cln::Decoder make_decoder(const Rows& rows) {
+  if (rows.shape(0) < 1 || rows.shape(1) % 3 != 0) {
+    refuse("rows: expected float32 of shape (1 + modes, points * 3), got (" + std::to_string(rows.shape(0)) + ", " +
+           std::to_string(rows.shape(1)) + ")");
+  }
+  return cln::Decoder(rows.data(), rows.shape(0) - 1, rows.shape(1) / 3);
+}
+
+void raise(const std::exception_ptr& pointer, void*) {
+  try {
+    std::rethrow_exception(pointer);
+  } catch (const cln::Error& error) {
+    PyObject* kind = error.code() == cln::ErrorCode::file_not_found       ? PyExc_FileNotFoundError
+                     : error.code() == cln::ErrorCode::engine_unavailable ? PyExc_RuntimeError
+                                                                          : PyExc_ValueError;
+    PyErr_SetString(kind, error.what());
+  }
+}
+
+void bind_face_model(nb::module_& m) {
+  using cln::FaceModel;
+  nb::class_<FaceModel>(m, "FaceModel", "A 3DMM with N vertices and T triangles, read from a face-model file.")
+      .def(
+          "__init__",
+          [](FaceModel* self, const std::filesystem::path& path) { new (self) FaceModel(FaceModel::load(path)); },
+          "path"_a, "Raises FileNotFoundError, or ValueError where the file is damaged or no face model.")
+      .def_prop_ro("name", &FaceModel::name)
+      .def_prop_ro("license", &FaceModel::license)
+      .def_prop_ro("sha256", &FaceModel::sha256)
+      .def_prop_ro("num_params", &FaceModel::num_params)
+      .def_prop_ro(
+          "mean",
+          [](nb::handle_t<FaceModel> self) {
+            const auto& model = nb::cast<const FaceModel&>(self);
+            return borrow(model.mean(), {model.vertex_count(), 3}, self);
+          },
+          "float32 (N, 3), millimetres; read-only.")
+      .def_prop_ro(
+          "triangles",
+          [](nb::handle_t<FaceModel> self) {
+            const auto& model = nb::cast<const FaceModel&>(self);
+            return borrow(model.triangles(), {model.triangles().size() / 3, 3}, self);
+          },
+          "int32 (T, 3), counter-clockwise seen from outside; read-only.")
+      .def(
+          "landmarks",
+          [](const FaceModel& self, const Rows& params) {
+            return points_of(params, self.num_params(), cln::landmark_count,
+                             [&self](const float* p, std::size_t n, float* out) { self.landmarks(p, n, out); });
+          },
+          "params"_a, "Landmarks (B, 68, 3) in the crop's frame, of params float32 (B, 12 + S + E).")
+      .def(
+          "vertices",
+          [](const FaceModel& self, const Rows& params, int threads) {
+            return points_of(
+                params, self.num_params(), self.vertex_count(),
+                [&self, threads](const float* p, std::size_t n, float* out) { self.vertices(p, n, out, threads); });
+          },
+          "params"_a, "threads"_a = 1, "Vertices (B, N, 3) in the crop's frame, of params float32 (B, 12 + S + E).");
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+  nb::register_exception_translator(raise);
+  m.def("crop", &crop, "image"_a.noconvert(), "rois"_a, "size"_a,
+        "Cuts regions, rows (center_x, center_y, side) of float64 (B, 3), from an image into uint8 (B, size, size, 3), "
+        "BGR.\n\n"
+        "Raises ValueError where the image, a region or the size is none.");
+  nb::class_<cln::Decoder>(m, "Decoder",
+                           "Turns params into points, for rows float32 (1 + modes, points * 3): mean and modes.")
+      .def(
+          "__init__", [](cln::Decoder* self, const Rows& rows) { new (self) cln::Decoder(make_decoder(rows)); },
+          "rows"_a)
+      .def(
+          "decode",
+          [](const cln::Decoder& self, const Rows& params, int threads) {
+            return points_of(
+                params, self.num_params(), self.points(),
+                [&self, threads](const float* p, std::size_t n, float* out) { self.decode(p, n, out, threads); });
+          },
+          "params"_a, "threads"_a = 1, "Points (B, points, 3) of params float32 (B, 12 + modes).");
+  bind_face_model(m);
+  nb::class_<cln::OneEuroFilter>(m, "OneEuroFilter", "The One Euro filter (Casiez et al. 2012) of `count` values.")
+      .def(
+          "__init__",
+          [](cln::OneEuroFilter* self, std::size_t count, double min_cutoff, double beta, double derivative_cutoff) {
+            new (self) cln::OneEuroFilter(count, {min_cutoff, beta, derivative_cutoff});
+          },
+          "count"_a, "min_cutoff"_a = 1.0, "beta"_a = 0.0, "derivative_cutoff"_a = 1.0, "Frequencies in Hz.")
+      .def(
+          "filter",
+          [](cln::OneEuroFilter& self, double seconds, const Values& values) {
+            if (values.shape(0) != self.count()) {
+              refuse("values: expected float32 of shape (" + std::to_string(self.count()) + ",), got (" +
+                     std::to_string(values.shape(0)) + ",)");
+            }
+            std::unique_ptr<float[]> out(new float[self.count()]);
+            self.filter(seconds, values.data(), out.get());
+            return own(std::move(out), {self.count()});
+          },
+          "seconds"_a, "values"_a, "Filters values float32 (count,) taken at `seconds`, later than the last ones.")
+      .def("reset", &cln::OneEuroFilter::reset, "Forgets all: the next call is a first one.");
+}

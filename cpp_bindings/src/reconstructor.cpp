@@ -1,0 +1,72 @@
+#include "cln/reconstructor.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <utility>
+
+#include "text.hpp"
+
+namespace cln {
+
+Reconstructor::Reconstructor(std::unique_ptr<Engine> engine, std::shared_ptr<const FaceModel> face_model)
+    : engine_(std::move(engine)), face_model_(std::move(face_model)) {
+  if (engine_ == nullptr || face_model_ == nullptr) {
+    detail::fail(ErrorCode::invalid_input, "reconstructor: expected an engine and a face model, got none");
+  }
+  const Manifest& manifest = engine_->manifest();
+  if (manifest.face_model_sha256 != face_model_->sha256() || manifest.num_params() != face_model_->num_params()) {
+    detail::fail(ErrorCode::mismatch,
+                 "engine: built for face model '" + manifest.face_model + "' (" +
+                     manifest.face_model_sha256.substr(0, 12) + "), got '" + face_model_->name() + "' (" +
+                     face_model_->sha256().substr(0, 12) +
+                     "); pass the face model it was trained with, or an engine trained for this one");
+  }
+}
+
+std::vector<Face> Reconstructor::reconstruct(const ImageView& image, const std::vector<Box>& boxes) {
+  std::vector<Roi> rois(boxes.size());
+  std::transform(boxes.begin(), boxes.end(), rois.begin(), Roi::from_box);
+  return reconstruct(image, rois);
+}
+
+std::vector<Face> Reconstructor::reconstruct(const ImageView& image, const std::vector<Roi>& rois) {
+  const int size = manifest().input_size;
+  const std::size_t count = rois.size(), side = static_cast<std::size_t>(size);
+  const std::size_t num_params = face_model_->num_params(), points = landmark_count * 3;
+  crops_.resize(count * side * side * 3);
+  params_.resize(count * num_params);
+  landmarks_.resize(count * points);
+  crop(image, rois.data(), count, size, crops_.data());
+  engine_->run(crops_.data(), count, params_.data());
+  if (!std::all_of(params_.begin(), params_.end(), [](float value) { return std::isfinite(value); })) {
+    detail::fail(ErrorCode::file_format,
+                 "engine: expected finite params, got NaN or infinity; the engine file is damaged");
+  }
+  face_model_->landmarks(params_.data(), count, landmarks_.data());
+  std::vector<Face> faces(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    Face& face = faces[i];
+    const float* params = params_.data() + i * num_params;
+    face.roi = rois[i];
+    face.crop_size = size;
+    face.params.assign(params, params + num_params);
+    face.landmarks.resize(points);
+    face.roi.to_image(landmarks_.data() + i * points, landmark_count, size, face.landmarks.data());
+    face.pose = decompose(params);
+    face.pose.scale *= face.roi.side / size;
+  }
+  return faces;
+}
+
+std::vector<float> Reconstructor::vertices(const Face& face) const {
+  if (face.params.size() != face_model_->num_params()) {
+    detail::fail(ErrorCode::invalid_input, "face: expected one of this reconstructor's, got another");
+  }
+  std::vector<float> points(face_model_->vertex_count() * 3);
+  face_model_->vertices(face.params.data(), 1, points.data());
+  face.roi.to_image(points.data(), face_model_->vertex_count(), face.crop_size, points.data());
+  return points;
+}
+
+}  // namespace cln

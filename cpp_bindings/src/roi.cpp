@@ -1,0 +1,282 @@
+#include "cln/roi.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "dispatch.hpp"
+#include "text.hpp"
+
+namespace cln {
+namespace {
+
+constexpr double limit = 1e9;  // pixels: beyond any image, well within what the arithmetic holds
+constexpr int max_size = 32766;
+
+// Added to a float below 2^22, this leaves the nearest integer (ties to even, as OpenCV rounds) in the lowest bits.
+constexpr float rounding = 12582912.0F;  // 1.5 * 2^23
+
+CLN_INLINE std::uint8_t round_to_byte(float value) {
+  const float shifted = value + rounding;
+  std::uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  return static_cast<std::uint8_t>(bits & 0xFFU);
+}
+
+/// Between which two pixels of a row or column a crop pixel lies, and how far from the first.
+struct Tap {
+  int first, second;
+  float weight;  // of the second
+};
+
+std::vector<Tap> make_taps(double start, double scale, int size, int length) {
+  std::vector<Tap> taps(static_cast<std::size_t>(size));
+  for (int i = 0; i < size; ++i) {
+    const double at = std::clamp(start + scale * i, -1.0, static_cast<double>(length));
+    const double low = std::floor(at);
+    const int first = static_cast<int>(low);
+    taps[static_cast<std::size_t>(i)] = {std::clamp(first, 0, length - 1), std::clamp(first + 1, 0, length - 1),
+                                         static_cast<float>(at - low)};
+  }
+  return taps;
+}
+
+/// line[i] = between the rows `a` and `b`, of bytes.
+CLN_KERNEL void blend_rows(const std::uint8_t* a, const std::uint8_t* b, float weight, std::size_t count, float* line) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const int low = a[i], high = b[i];
+    line[i] = static_cast<float>(low) + weight * static_cast<float>(high - low);
+  }
+}
+
+/// Offsets, in floats, of a crop pixel's two neighbours in a blended line.
+struct Pair {
+  std::uint32_t first, second;
+  float weight;
+};
+
+/// Four channels at once, so that it becomes one vector operation; the fourth is overwritten by the next pixel.
+CLN_KERNEL void blend_columns(const float* line, const Pair* pairs, std::size_t count, float* values) {
+  for (std::size_t i = 0; i < count; ++i) {
+    float a[4], b[4];
+    std::memcpy(a, line + pairs[i].first, sizeof a);
+    std::memcpy(b, line + pairs[i].second, sizeof b);
+    for (std::size_t c = 0; c < 4; ++c) {
+      a[c] += pairs[i].weight * (b[c] - a[c]);
+    }
+    std::memcpy(values + 3 * i, a, sizeof a);
+  }
+}
+
+CLN_KERNEL void round_line(const float* values, std::size_t count, std::uint8_t* out) {
+  for (std::size_t i = 0; i < count; ++i) {
+    out[i] = round_to_byte(values[i]);
+  }
+}
+
+/// out[u, v] = image at (left + scale * u, top + scale * v), bilinear, edges replicated.
+void warp(const ImageView& image, double scale, double left, double top, int size, std::uint8_t* out) {
+  const auto columns = make_taps(left, scale, size, image.width);
+  const auto rows = make_taps(top, scale, size, image.height);
+  const auto channels = static_cast<std::size_t>(image.channels);
+  const int first = columns.front().first, last = columns.back().second;
+  const std::size_t span = static_cast<std::size_t>(last - first + 1) * channels;
+  const auto crop_pixels = static_cast<std::size_t>(size);
+  std::vector<Pair> pairs(crop_pixels);
+  for (std::size_t u = 0; u < crop_pixels; ++u) {
+    const auto offset = [&](int x) {
+      return static_cast<std::uint32_t>(static_cast<std::size_t>(x - first) * channels);
+    };
+    pairs[u] = {offset(columns[u].first), offset(columns[u].second), columns[u].weight};
+  }
+  std::vector<float> line(span + 4), values(crop_pixels * 3 + 1);
+  for (int v = 0; v < size; ++v) {
+    const Tap& row = rows[static_cast<std::size_t>(v)];
+    const auto at = [&](int y) { return image.data + y * image.stride + std::ptrdiff_t{first} * image.channels; };
+    blend_rows(at(row.first), at(row.second), row.weight, span, line.data());
+    blend_columns(line.data(), pairs.data(), crop_pixels, values.data());
+    std::uint8_t* line_out = out + static_cast<std::size_t>(v) * crop_pixels * 3;
+    if (channels == 1) {
+      for (std::size_t u = crop_pixels; u-- > 0;) {
+        values[3 * u + 1] = values[3 * u + 2] = values[3 * u];
+      }
+    }
+    round_line(values.data(), crop_pixels * 3, line_out);
+  }
+}
+
+/// The blocks that a region needs along one axis: indices first..last - 1.
+struct Span {
+  int first, last;
+};
+
+Span blocks_of(double center, double side, int block, int length) {
+  const int blocks = (length + block - 1) / block;
+  // Two blocks of margin for the bilinear taps; one block must remain even where the region misses the image.
+  const double low = std::floor((center - side / 2) / block) - 2;
+  const double high = std::ceil((center + side / 2) / block) + 2;
+  const int first = static_cast<int>(std::clamp(low, 0.0, static_cast<double>(blocks - 1)));
+  const int last = static_cast<int>(std::clamp(high, static_cast<double>(first + 1), static_cast<double>(blocks)));
+  return {first, last};
+}
+
+CLN_KERNEL void add_row(const std::uint8_t* row, std::size_t count, float* sums) {
+  for (std::size_t i = 0; i < count; ++i) {
+    sums[i] += static_cast<float>(row[i]);
+  }
+}
+
+/// totals[b, c] = the sum of block b's `n` columns of channel c. Floats are exact here up to n = 256, near enough
+/// after.
+template <std::size_t Channels>
+inline void add_columns(const float* sums, std::size_t blocks, std::size_t n, float* totals) {
+  for (std::size_t b = 0; b < blocks; ++b) {
+    float total[Channels] = {};
+    for (std::size_t x = 0; x < n; ++x, sums += Channels) {
+      for (std::size_t c = 0; c < Channels; ++c) {
+        total[c] += sums[c];
+      }
+    }
+    std::copy(total, total + Channels, totals + b * Channels);
+  }
+}
+
+/// Means of n * n bytes, rounded as OpenCV does: halves up for 2 x 2, to even otherwise.
+CLN_KERNEL void block_means(const float* totals, std::size_t count, int n, std::uint8_t* means) {
+  const float weight = 1.0F / (static_cast<float>(n) * static_cast<float>(n));
+  if (n == 2) {
+    for (std::size_t i = 0; i < count; ++i) {
+      means[i] = static_cast<std::uint8_t>(static_cast<int>((totals[i] + 2) * 0.25F));
+    }
+  } else {
+    for (std::size_t i = 0; i < count; ++i) {
+      means[i] = round_to_byte(totals[i] * weight);
+    }
+  }
+}
+
+/// Block means of the blocks (xs, ys): (ys, xs, channels). Blocks that stick out of the image see its edge replicated.
+std::vector<std::uint8_t> average(const ImageView& image, int block, Span xs, Span ys) {
+  const auto channels = static_cast<std::size_t>(image.channels);
+  const auto width = static_cast<std::size_t>(xs.last - xs.first);
+  const auto n = static_cast<std::size_t>(block);
+  const int left = xs.first * block, right = std::min(xs.last * block, image.width);
+  const std::size_t inside = static_cast<std::size_t>(right - left) * channels;
+  std::vector<std::uint8_t> means(static_cast<std::size_t>(ys.last - ys.first) * width * channels);
+  std::vector<float> sums(width * n * channels);
+  std::vector<float> totals(width * channels);
+  const auto add = channels == 1 ? add_columns<1> : channels == 3 ? add_columns<3> : add_columns<4>;
+  for (int by = ys.first; by < ys.last; ++by) {
+    std::fill(sums.begin(), sums.end(), 0.0F);
+    for (int y = by * block; y < (by + 1) * block; ++y) {
+      add_row(image.data + std::min(y, image.height - 1) * image.stride + std::ptrdiff_t{left} * image.channels, inside,
+              sums.data());
+    }
+    for (std::size_t i = inside; i < sums.size(); ++i) {
+      sums[i] = sums[i - channels];
+    }
+    add(sums.data(), width, n, totals.data());
+    block_means(totals.data(), totals.size(), block,
+                means.data() + static_cast<std::size_t>(by - ys.first) * totals.size());
+  }
+  return means;
+}
+
+void crop_one(const ImageView& image, const Roi& roi, int size, std::uint8_t* out) {
+  double scale = roi.side / size;
+  const int shorter = std::min(image.width, image.height);
+  const int block = scale > 2 ? static_cast<int>(std::min(std::floor(scale), static_cast<double>(shorter))) : 1;
+  double left = roi.center_x - (size - 1) / 2.0 * scale;  // image point of crop (0, 0)
+  double top = roi.center_y - (size - 1) / 2.0 * scale;
+  if (block == 1) {
+    warp(image, scale, left, top, size, out);
+    return;
+  }
+  const Span xs = blocks_of(roi.center_x, roi.side, block, image.width);
+  const Span ys = blocks_of(roi.center_y, roi.side, block, image.height);
+  const auto means = average(image, block, xs, ys);
+  const int width = xs.last - xs.first, height = ys.last - ys.first;
+  const ImageView averaged{means.data(), width, height, static_cast<std::ptrdiff_t>(width) * image.channels,
+                           image.channels};
+  left = (left + 0.5) / block - 0.5 - xs.first;
+  top = (top + 0.5) / block - 0.5 - ys.first;
+  warp(averaged, scale / block, left, top, size, out);
+}
+
+}  // namespace
+
+Roi Roi::from_landmarks(const float* points, std::size_t count) {
+  double low[2] = {limit, limit}, high[2] = {-limit, -limit};
+  bool finite = count >= 2;
+  for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t k = 0; k < 2; ++k) {
+      const double value = points[3 * i + k];
+      finite = finite && std::isfinite(value);
+      low[k] = std::min(low[k], value);
+      high[k] = std::max(high[k], value);
+    }
+  }
+  if (!finite) {
+    detail::fail(ErrorCode::invalid_input, "landmarks: expected at least two finite points, got others");
+  }
+  const Roi roi{(low[0] + high[0]) / 2, (low[1] + high[1]) / 2,
+                std::max(high[0] - low[0], high[1] - low[1]) * std::sqrt(2.0)};
+  check_roi(roi);
+  return roi;
+}
+
+Roi Roi::from_box(const Box& box) {
+  const bool finite = std::isfinite(box.x) && std::isfinite(box.y);
+  if (!finite || !(box.width > 0) || !(box.height > 0)) {
+    detail::fail(ErrorCode::invalid_input, "box: expected finite numbers with a width and height above 0, got " +
+                                               std::to_string(box.width) + " x " + std::to_string(box.height) +
+                                               "; drop empty boxes");
+  }
+  const Roi roi{box.x + box.width / 2, box.y + box.height / 2, std::max(box.width, box.height) * std::sqrt(2.0)};
+  check_roi(roi);
+  return roi;
+}
+
+void Roi::to_crop(const float* points, std::size_t count, int size, float* out) const {
+  const double scale = size / side, offset = (size - 1) / 2.0;
+  for (std::size_t i = 0; i < 3 * count; i += 3) {
+    out[i] = static_cast<float>((points[i] - center_x) * scale + offset);
+    out[i + 1] = static_cast<float>((points[i + 1] - center_y) * scale + offset);
+    out[i + 2] = static_cast<float>(points[i + 2] * scale);
+  }
+}
+
+void Roi::to_image(const float* points, std::size_t count, int size, float* out) const {
+  const double scale = side / size, offset = (size - 1) / 2.0;
+  for (std::size_t i = 0; i < 3 * count; i += 3) {
+    out[i] = static_cast<float>((points[i] - offset) * scale + center_x);
+    out[i + 1] = static_cast<float>((points[i + 1] - offset) * scale + center_y);
+    out[i + 2] = static_cast<float>(points[i + 2] * scale);
+  }
+}
+
+void check_roi(const Roi& roi) {
+  const bool valid = std::abs(roi.center_x) < limit && std::abs(roi.center_y) < limit && roi.side < limit;
+  if (!valid || !(roi.side > 0)) {
+    detail::fail(ErrorCode::invalid_input, "region: expected numbers below 1e9 and a side above 0, got centre (" +
+                                               std::to_string(roi.center_x) + ", " + std::to_string(roi.center_y) +
+                                               ") and side " + std::to_string(roi.side));
+  }
+}
+
+void crop(const ImageView& image, const Roi* rois, std::size_t count, int size, std::uint8_t* out) {
+  check_image(image);
+  if (size < 1 || size > max_size) {
+    detail::fail(ErrorCode::invalid_input,
+                 "crop size: expected 1.." + std::to_string(max_size) + " pixels, got " + std::to_string(size));
+  }
+  std::for_each(rois, rois + count, check_roi);
+  const std::size_t crop_bytes = static_cast<std::size_t>(size) * static_cast<std::size_t>(size) * 3;
+  for (std::size_t i = 0; i < count; ++i) {
+    crop_one(image, rois[i], size, out + i * crop_bytes);
+  }
+}
+
+}  // namespace cln

@@ -1,0 +1,171 @@
+"""The Python binding: the same answers as NumPy and OpenCV, from inside `runtime` too."""
+
+import copy
+import pickle
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime import Roi, compiled, crop, load_face_model
+from runtime.face_model import FaceModel
+from tests.cpp_bindings.conftest import FACE_MODEL
+
+MODEL = load_face_model()
+
+
+@pytest.fixture
+def without_binding(monkeypatch):
+    monkeypatch.setattr(compiled, "cln_cpp", None)
+
+
+def rows(rois):
+    return np.array([(r.center_x, r.center_y, r.side) for r in rois]).reshape(-1, 3)
+
+
+def random_rois(rng, count):
+    # From tiny to far larger than the image, inside and outside.
+    center, side = rng.uniform(-150, 450, size=(count, 2)), np.exp(rng.uniform(0, 8, size=count))
+    return [Roi(center_x=float(x), center_y=float(y), side=float(s)) for (x, y), s in zip(center, side, strict=True)]
+
+
+def make_params(count, seed=0):
+    params = np.random.default_rng(seed).normal(size=(count, MODEL.num_params)).astype(np.float32)
+    params[:, 3::4][:, :3] += 64
+    return params
+
+
+@pytest.mark.parametrize("size", [1, 16, 61, 128])
+def test_crop_agrees_with_opencv_within_a_grey_level(cln_cpp, without_binding, size):
+    rng = np.random.default_rng(size)
+    image = rng.integers(0, 256, size=(240, 320, 3), dtype=np.uint8)
+    rois = random_rois(rng, 60)
+    expected, got = crop(image, rois, size), cln_cpp.crop(image, rows(rois), size)
+    assert got.shape == expected.shape and got.dtype == np.uint8
+    assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+def test_crop_takes_any_memory_layout(cln_cpp):
+    image = np.random.default_rng(0).integers(0, 256, size=(60, 80, 3), dtype=np.uint8)
+    rois = rows([Roi(center_x=30, center_y=20, side=50)])
+    turned = image[::-1], image[..., ::-1], image[:, ::-1], image[::2, 1::3]
+    for view in (image, *turned, np.asfortranarray(image), image[:1], image[:, :1]):
+        assert np.array_equal(cln_cpp.crop(view, rois, 24), cln_cpp.crop(view.copy(), rois, 24))
+    bgra = np.dstack([image, image[..., 0]])
+    assert np.array_equal(cln_cpp.crop(bgra, rois, 24), cln_cpp.crop(image, rois, 24))
+    assert cln_cpp.crop(image[..., 0], rois, 24).shape == (1, 24, 24, 3)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 9])
+def test_decoding_agrees_with_numpy(cln_cpp, without_binding, count):
+    params = make_params(count)
+    model = cln_cpp.FaceModel(FACE_MODEL)
+    assert (model.sha256, model.name, model.num_params) == (MODEL.sha256, MODEL.name, MODEL.num_params)
+    fresh = copy.copy(MODEL)  # without a decoder made before
+    for got, expected in (
+        (model.vertices(params), fresh.vertices(params)),
+        (model.vertices(params, threads=2), fresh.vertices(params)),
+        (model.landmarks(params), fresh.landmarks(params)),
+    ):
+        assert got.shape == expected.shape and got.dtype == np.float32
+        assert not count or np.abs(got - expected).max() < 1e-3
+
+
+def test_the_runtime_uses_it_where_it_is_installed(cln_cpp, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 256, size=(240, 320, 3), dtype=np.uint8)
+    rois, params = random_rois(np.random.default_rng(1), 8), make_params(3)
+
+    def answers(module):
+        monkeypatch.setattr(compiled, "cln_cpp", module)
+        model = copy.copy(MODEL)
+        return crop(image, rois, 32), model.vertices(params), model.landmarks(params[0])
+
+    calls = []
+
+    class Spy:
+        def __getattr__(self, name):
+            calls.append(name)
+            return getattr(cln_cpp, name)
+
+    pythons, ours = answers(None), answers(Spy())
+    assert {"crop", "Decoder"} <= set(calls)
+    assert np.abs(pythons[0].astype(int) - ours[0]).max() <= 1
+    for expected, got in zip(pythons[1:], ours[1:], strict=True):
+        assert got.shape == expected.shape and np.abs(got - expected).max() < 1e-3
+
+
+def test_a_face_model_that_has_decoded_can_still_be_pickled_and_copied(cln_cpp, monkeypatch):
+    monkeypatch.setattr(compiled, "cln_cpp", cln_cpp)
+    model = copy.copy(MODEL)
+    params = make_params(1)
+    expected = model.vertices(params)
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert isinstance(twin, FaceModel) and np.array_equal(twin.vertices(params), expected)
+
+
+def test_arrays_are_shared_and_outlive_their_model(cln_cpp):
+    model = cln_cpp.FaceModel(FACE_MODEL)
+    mean, triangles = model.mean, model.triangles
+    assert np.shares_memory(mean, model.mean) and not mean.flags.writeable
+    del model
+    assert np.array_equal(mean, MODEL.mean) and np.array_equal(triangles, MODEL.triangles)
+
+
+def test_other_threads_run_meanwhile(cln_cpp):
+    params = make_params(4000)
+    model = cln_cpp.FaceModel(FACE_MODEL)
+    worker = threading.Thread(target=model.vertices, args=(params,))
+    start = time.perf_counter()
+    worker.start()
+    ticks = 0
+    while worker.is_alive() and time.perf_counter() - start < 30:
+        time.sleep(0.0005)
+        ticks += 1
+    worker.join()
+    assert ticks > 3  # none, if the GIL were held
+
+
+def test_one_euro_filter(cln_cpp):
+    smooth = cln_cpp.OneEuroFilter(2, min_cutoff=1.0, beta=0.01)
+    noise = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
+    values = np.array([smooth.filter(i / 30, row) for i, row in enumerate(noise)])
+    assert np.array_equal(values[0], noise[0])
+    assert values[20:].std() < 0.6 * noise[20:].std()
+    smooth.reset()
+    assert np.array_equal(smooth.filter(0.0, noise[5]), noise[5])
+
+
+def test_what_is_wrong_is_refused_with_a_message(cln_cpp, tmp_path):
+    image, rois = np.zeros((4, 4, 3), dtype=np.uint8), np.array([[1.0, 1.0, 2.0]])
+    model = cln_cpp.FaceModel(FACE_MODEL)
+    for call, message in (
+        (lambda: cln_cpp.crop(np.zeros((4, 4, 2), dtype=np.uint8), rois, 4), "image: expected"),
+        (lambda: cln_cpp.crop(np.zeros((2, 4, 4, 3), dtype=np.uint8), rois, 4), "image: expected"),
+        (lambda: cln_cpp.crop(np.zeros((0, 4, 3), dtype=np.uint8), rois, 4), "image: expected"),
+        (lambda: cln_cpp.crop(image, rois * np.nan, 4), "region: expected"),
+        (lambda: cln_cpp.crop(image, rois, 0), "crop size: expected"),
+        (lambda: model.vertices(np.zeros((1, 61), dtype=np.float32)), "params: expected"),
+        (lambda: model.vertices(np.zeros((1, 62), dtype=np.float32), threads=0), "threads: expected"),
+        (lambda: cln_cpp.Decoder(np.zeros((2, 4), dtype=np.float32)), "rows: expected"),
+        (lambda: cln_cpp.OneEuroFilter(1, min_cutoff=0.0), "One Euro filter: expected"),
+        (lambda: cln_cpp.OneEuroFilter(1).filter(0.0, np.zeros(2, dtype=np.float32)), "values: expected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(TypeError):
+        cln_cpp.crop(image.astype(np.float32), rois, 4)
+    damaged = tmp_path / "x.safetensors"
+    damaged.write_bytes(Path(FACE_MODEL).read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated"):
+        cln_cpp.FaceModel(damaged)
+    with pytest.raises(FileNotFoundError, match="none"):
+        cln_cpp.FaceModel(tmp_path / "none")
+
+
+def test_the_package_carries_types(cln_cpp):
+    folder = Path(cln_cpp.__file__).parent
+    assert (folder / "py.typed").is_file()
+    stubs = (folder / "_core.pyi").read_text()
+    assert all(name in stubs for name in cln_cpp.__all__)
