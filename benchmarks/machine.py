@@ -39,7 +39,7 @@ def device() -> str:
 
 def versions() -> dict[str, str]:
     """Of Python, the system, the GPU's driver, and the packages that are installed."""
-    found = {"python": platform.python_version(), "system": f"{platform.system()} {platform.release()}"}
+    found = {"python": platform.python_version(), "system": platform.system()}
     with contextlib.suppress(EngineUnavailableError):
         found["cuda driver"] = Cuda().driver_version()
     for package in _PACKAGES:
