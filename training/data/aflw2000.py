@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.convert.basel import load_mat
 from runtime.errors import FileFormatError
-
-LANDMARKS = 68
+from runtime.face_model import LANDMARKS
+from training.data.files import numbers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,28 +53,9 @@ def _load_face(path: Path) -> AnnotatedFace:
     image = path.with_suffix(".jpg")
     if not image.is_file():
         raise FileFormatError(f"{path}: expected its image {image.name} beside it, found none; copy it there.")
-    content = _load_mat(path)
-    points = _array(path, content, "pt3d_68", 3 * LANDMARKS).reshape(3, LANDMARKS).T
-    pose = _array(path, content, "Pose_Para", 7).ravel()
+    content = load_mat(path)
+    points = numbers(path, content, "pt3d_68", 3 * LANDMARKS).reshape(3, LANDMARKS).T
+    pose = numbers(path, content, "Pose_Para", 7)
     pitch, yaw, roll = (float(value) for value in np.degrees(pose[:3]))
     shifted = points - np.array([1.0, 1.0, 0.0])
     return AnnotatedFace(stem=path.stem, image_path=image, landmarks=shifted, yaw=yaw, pitch=pitch, roll=roll)
-
-
-def _load_mat(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat
-
-    try:
-        return dict(loadmat(path))
-    except Exception as error:  # scipy's reader raises whatever a broken file makes it trip over
-        raise FileFormatError(f"{path}: expected a Matlab 5 file, got one that can't be read ({error}).") from error
-
-
-def _array(path: Path, content: dict[str, Any], name: str, size: int) -> NDArray[np.float64]:
-    value = content.get(name)
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.size != size:
-        got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else "nothing"
-        raise FileFormatError(f"{path}: expected {name} with {size} numbers, got {got}; use AFLW2000-3D's own files.")
-    if not np.isfinite(value).all():
-        raise FileFormatError(f"{path}: {name} holds NaN or infinity; fetch the file anew.")
-    return np.asarray(value, dtype=np.float64)

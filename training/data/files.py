@@ -260,3 +260,18 @@ def image_height(path: Path) -> int:
             return int.from_bytes(head[position + 5 : position + 7], "big")
         position += 2 + length
     return int(read_image(path).shape[0])  # a long comment or another format: decode it
+
+
+def numbers(path: Path, content: dict[str, Any], name: str, size: int) -> NDArray[np.float64]:
+    """The `size` finite numbers called `name` in a .mat file's content, flat.
+
+    Raises:
+        FileFormatError: They are not there, of another count or kind, or not finite.
+    """
+    value = content.get(name)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.size != size:
+        got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else "nothing"
+        raise FileFormatError(f"{path}: expected {name} with {size} numbers, got {got}; the set's own files have them.")
+    if not np.isfinite(value).all():
+        raise FileFormatError(f"{path}: {name} holds NaN or infinity; fetch the file anew.")
+    return np.asarray(value, dtype=np.float64).ravel()

@@ -23,7 +23,15 @@ from runtime.convert.basel import load_mat
 from runtime.errors import FileFormatError
 from runtime.face_model import LANDMARKS
 from training.data.basel import BaselLabels, linear_of_pose
-from training.data.files import IMAGE_SUFFIXES, MAX_BAD_SHARE, find_files, image_beside, image_height, read_index
+from training.data.files import (
+    IMAGE_SUFFIXES,
+    MAX_BAD_SHARE,
+    find_files,
+    image_beside,
+    image_height,
+    numbers,
+    read_index,
+)
 
 FOLDERS_300W_LP = {
     name + flip: count
@@ -82,15 +90,15 @@ def read_labels(path: Path) -> dict[str, NDArray[Any]]:
         FileFormatError: Its image is missing, it has another layout, or holds NaN.
     """
     content = load_mat(path)
-    pose = _numbers(path, content, "Pose_Para", 7)
+    pose = numbers(path, content, "Pose_Para", 7)
     image = image_beside(path)
     if not pose[6] > 0:
         raise FileFormatError(f"{path}: expected a scale above 0 as the last entry of Pose_Para, got {pose[6]:g}.")
     return {
         "linear": linear_of_pose(pose),
         "translation": pose[3:6],
-        "shape": _numbers(path, content, "Shape_Para", _SHAPES).astype(np.float32),
-        "expression": _numbers(path, content, "Exp_Para", _EXPRESSIONS).astype(np.float32),
+        "shape": numbers(path, content, "Shape_Para", _SHAPES).astype(np.float32),
+        "expression": numbers(path, content, "Exp_Para", _EXPRESSIONS).astype(np.float32),
         "height": np.array(image_height(image), dtype=np.int32),
         "suffix": np.array(IMAGE_SUFFIXES.index(image.suffix), dtype=np.int32),
         "landmarks": _landmarks(path, content),
@@ -125,16 +133,6 @@ def _landmarks(path: Path, content: dict[str, Any]) -> NDArray[np.float32]:
     for name in ("pt3d_68", "pt2d"):
         value = content.get(name)
         if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] == LANDMARKS:
-            points = _numbers(path, content, name, value.size).reshape(value.shape)
+            points = numbers(path, content, name, value.size).reshape(value.shape)
             return (points[:2].T - 1.0).astype(np.float32)
     return np.full((LANDMARKS, 2), np.nan, np.float32)
-
-
-def _numbers(path: Path, content: dict[str, Any], name: str, size: int) -> NDArray[np.float64]:
-    value = content.get(name)
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.size != size:
-        got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else "nothing"
-        raise FileFormatError(f"{path}: expected {name} with {size} numbers, got {got}; is it 300W-LP's layout?")
-    if not np.isfinite(value).all():
-        raise FileFormatError(f"{path}: {name} holds NaN or infinity; fetch the file anew.")
-    return np.asarray(value, dtype=np.float64).ravel()
