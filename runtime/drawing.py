@@ -29,7 +29,8 @@ CONTOURS = (
 _CONTOUR_COLOR = (80, 255, 80)
 _POINT_COLOR = (40, 40, 255)
 _MESH_COLOR = np.array([235, 206, 170], dtype=np.float32)
-_LIGHT = np.array([0.25, -0.45, 0.85], dtype=np.float32)  # crop frame: from the upper right, towards the viewer
+_LIGHT = np.array([0.45, -0.5, 0.75], dtype=np.float32)  # crop frame: from the upper right, towards the viewer
+_DOTS_FROM = 250  # pixels of a region's side: on smaller faces dots would hide what they mark
 _SUBPIXEL_BITS = 4
 _FRAGMENTS = 1 << 21  # candidates rasterised at once: bounds the memory to some 100 MB
 # A point drawn with a 16-bit coordinate or more would overflow OpenCV's fixed point; it is far outside any image.
@@ -37,7 +38,7 @@ _FAR = 1 << 16
 
 
 def draw_landmarks(image: NDArray[np.uint8], faces: Sequence[Face]) -> NDArray[np.uint8]:
-    """Draws each face's 68 landmarks as contours with dots."""
+    """Draws each face's 68 landmarks as contours, with dots where the face is large enough for them."""
     canvas = as_bgr(image).copy()
     for face in faces:
         thickness = max(1, round(face.roi.side / 300))
@@ -46,6 +47,8 @@ def draw_landmarks(image: NDArray[np.uint8], faces: Sequence[Face]) -> NDArray[n
         for first, last, closed in CONTOURS:
             line = points[first : last + 1].reshape(-1, 1, 2)
             cv2.polylines(canvas, [line], closed, _CONTOUR_COLOR, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+        if face.roi.side < _DOTS_FROM:
+            continue
         # Dots as polylines of one point each: one call for all of them.
         cv2.polylines(
             canvas, list(points.reshape(-1, 1, 2)), True, _POINT_COLOR, 2 * thickness, cv2.LINE_AA, _SUBPIXEL_BITS
@@ -53,7 +56,7 @@ def draw_landmarks(image: NDArray[np.uint8], faces: Sequence[Face]) -> NDArray[n
     return canvas
 
 
-def draw_mesh(image: NDArray[np.uint8], faces: Sequence[Face], *, opacity: float = 0.7) -> NDArray[np.uint8]:
+def draw_mesh(image: NDArray[np.uint8], faces: Sequence[Face], *, opacity: float = 0.6) -> NDArray[np.uint8]:
     """Draws each face's mesh, shaded, over the image; nearer surfaces hide farther ones within a face."""
     canvas = as_bgr(image).copy()
     for face in faces:
@@ -64,7 +67,7 @@ def draw_mesh(image: NDArray[np.uint8], faces: Sequence[Face], *, opacity: float
         normal = np.einsum("kc,kcd->kd", weights[rows, columns], normals[corners])
         normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
         light = _LIGHT / np.linalg.norm(_LIGHT)
-        shade = 0.25 + 0.75 * np.clip(normal @ light, 0, 1)
+        shade = 0.1 + 0.9 * np.clip(normal @ light, 0, 1)
         under = canvas[rows, columns].astype(np.float32)
         mixed = (1 - opacity) * under + opacity * shade[:, None] * _MESH_COLOR
         canvas[rows, columns] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
