@@ -145,19 +145,22 @@ class BlazeFaceDetector:
         block = _block(source.shape[1], source.shape[0])
         image = _average(source, block)
         height, width = image.shape[:2]
-        views = [_View.around(width, height, zoom=1)]
-        points, scores = self._find(image, views)
+        candidate = self.score_threshold * _CANDIDATE
+        votes = [self._look(image, _View.around(width, height, zoom=1), candidate)]
+        points, scores = self._settle(image, votes)
         if self.thorough or not scores.size:
-            views.append(_View.around(width, height, zoom=2))
+            views = [_View.around(width, height, zoom=2)]
             if max(source.shape[:2]) > _WORK_SIZE:
                 views += _tiles(width, height)
-            points, scores = self._find(image, views)
+            votes += [self._look(image, view, candidate) for view in views]
+            points, scores = self._settle(image, votes)
         faces = zip((points + 0.5) * block - 0.5, scores, strict=True)
         return [_detection(face, score) for face, score in faces][: self.max_faces]
 
-    def _find(self, image: NDArray[np.uint8], views: list[_View]) -> tuple[Points, Scores]:
-        """Faces in some views of an image, in its pixels; doubtful small ones are kept if a closer look agrees."""
-        candidates = zip(*self._search(image, views, self.score_threshold * _CANDIDATE), strict=True)
+    def _settle(self, image: NDArray[np.uint8], votes: list[tuple[Points, Scores]]) -> tuple[Points, Scores]:
+        """Faces of the views' votes, in pixels of `image`; doubtful small ones are kept if a closer look agrees."""
+        points, scores = (np.concatenate(parts) for parts in zip(*votes, strict=True))
+        candidates = zip(*_merge(points, scores, self.iou_threshold), strict=True)
         faces = [self._refine(image, face, score) for face, score in candidates]
         points = np.array([face for face, _ in faces]).reshape(-1, 8, 2)
         scores = np.array([score for _, score in faces])
@@ -172,14 +175,9 @@ class BlazeFaceDetector:
         center = np.clip(face[:2].mean(axis=0), 0, np.array(image.shape[1::-1]) - 1)
         left, top = np.floor(center - 2 * side).astype(int).tolist()
         view = _View(left=left, top=top, side=math.ceil(4 * side) + 1)
-        points, scores = self._search(image, [view], self.score_threshold)
+        points, scores = _merge(*self._look(image, view, self.score_threshold), self.iou_threshold)
         same = np.flatnonzero(_iou(face[:2], points[:, :2]) > self.iou_threshold)
         return (points[same[0]], float(scores[same[0]])) if same.size else (face, score)
-
-    def _search(self, image: NDArray[np.uint8], views: list[_View], threshold: float) -> tuple[Points, Scores]:
-        """Faces in some views of an image, in its pixels, best first."""
-        points, scores = zip(*(self._look(image, view, threshold) for view in views), strict=True)
-        return _merge(np.concatenate(points), np.concatenate(scores), self.iou_threshold)
 
     def _look(self, image: NDArray[np.uint8], view: _View, threshold: float) -> tuple[Points, Scores]:
         """Votes of one view, in pixels of `image`."""

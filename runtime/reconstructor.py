@@ -6,13 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime.engines import Engine, load_engine
+from runtime.engines.base import Closing
 from runtime.engines.gpu_crop import is_on_gpu
 from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face import Face
@@ -34,7 +34,7 @@ class Prepared:
     scores: tuple[float, ...]
 
 
-class Reconstructor:
+class Reconstructor(Closing):
     """Reconstructs all faces of an image; several faces go through the network as one batch.
 
     Example:
@@ -159,10 +159,6 @@ class Reconstructor:
             self._detector = BlazeFaceDetector()
         return self._detector
 
-    def run(self, image: NDArray[np.uint8], rois: Sequence[Roi]) -> NDArray[np.float32]:
-        """Params (B, 12 + S + E) of the given regions: crop and network alone."""
-        return self.engine(crop(image, rois, self.engine.manifest.input_size))
-
     def _faces(self, params: NDArray[np.float32], prepared: Prepared) -> list[Face]:
         if not np.isfinite(params).all():
             raise FileFormatError("engine: expected finite params, got NaN or infinity; the engine file is damaged")
@@ -186,14 +182,6 @@ class Reconstructor:
     def close(self) -> None:
         """Frees the engine."""
         self.engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _rows(boxes: Any) -> list[Any]:

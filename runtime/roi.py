@@ -63,18 +63,20 @@ class Roi:
     def to_crop(self, points: ArrayLike, size: int) -> NDArray[Any]:
         """Image points (…, 2 or 3) in the frame of this region's crop of `size` pixels."""
         values = np.asarray(points)
-        scale = size / self.side
-        center = np.array([self.center_x, self.center_y, 0.0], dtype=np.float64)[: values.shape[-1]]
-        offset = np.array([(size - 1) / 2, (size - 1) / 2, 0.0])[: values.shape[-1]]
-        return _like((values - center) * scale + offset, values)
+        center, offset = self._origins(values.shape[-1], size)
+        return _like((values - center) * (size / self.side) + offset, values)
 
     def to_image(self, points: ArrayLike, size: int) -> NDArray[Any]:
         """The inverse of `to_crop`: crop points (…, 2 or 3) in the image's frame."""
         values = np.asarray(points)
-        scale = self.side / size
-        center = np.array([self.center_x, self.center_y, 0.0], dtype=np.float64)[: values.shape[-1]]
-        offset = np.array([(size - 1) / 2, (size - 1) / 2, 0.0])[: values.shape[-1]]
-        return _like((values - offset) * scale + center, values)
+        center, offset = self._origins(values.shape[-1], size)
+        return _like((values - offset) * (self.side / size) + center, values)
+
+    def _origins(self, dimensions: int, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The region's middle in the image and in the crop, as points of 2 or 3 dimensions."""
+        center = np.array([self.center_x, self.center_y, 0.0], dtype=np.float64)
+        offset = np.array([(size - 1) / 2, (size - 1) / 2, 0.0])
+        return center[:dimensions], offset[:dimensions]
 
 
 def _like(points: NDArray[Any], given: NDArray[Any]) -> NDArray[Any]:
@@ -118,10 +120,8 @@ def _warp(image: NDArray[np.uint8], roi: Roi, out: NDArray[np.uint8]) -> None:
     size = len(out)
     scale = roi.side / size
     block = min(math.floor(scale), *image.shape[:2]) if scale > 2 else 1
-    left, top = (
-        roi.center_x - (size - 1) / 2 * scale,
-        roi.center_y - (size - 1) / 2 * scale,
-    )  # image point of crop (0, 0)
+    # The image point of crop pixel (0, 0): what `to_image` gives, in plain floats.
+    left, top = roi.center_x - (size - 1) / 2 * scale, roi.center_y - (size - 1) / 2 * scale
     if block > 1:
         image, first_x, first_y = _average(image, roi, block)
         left, top = (left + 0.5) / block - 0.5 - first_x, (top + 0.5) / block - 0.5 - first_y

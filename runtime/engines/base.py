@@ -6,6 +6,7 @@ An engine takes crops uint8 (B, S, S, 3), BGR, and gives params float32 (B, 12 +
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,22 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Closing(ABC):
+    """What holds resources until `close`, and closes itself at the end of a `with` block."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees what is held; may be called twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def load_engine(

@@ -6,20 +6,19 @@ import ctypes.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engines.base import check_crops
+from runtime.engines.base import Closing, check_crops
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
 from runtime.manifest import ONNX_KEY, Manifest
 
 _MOST_THREADS = 4
 
 
-class OnnxEngine:
+class OnnxEngine(Closing):
     """A `.onnx` file whose metadata carry the manifest."""
 
     def __init__(
@@ -62,14 +61,6 @@ class OnnxEngine:
     def close(self) -> None:
         """Frees the session."""
         self._session = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def create_session(

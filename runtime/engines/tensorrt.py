@@ -18,14 +18,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.engines import gpu_crop
-from runtime.engines.base import check_crops
+from runtime.engines.base import Closing, check_crops
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
 from runtime.files import sha256, write_atomically
 from runtime.manifest import Manifest
@@ -37,7 +36,7 @@ _NAMES = {"tensorrt_rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 _log = logging.getLogger(__name__)
 
 
-class TensorRTEngine:
+class TensorRTEngine(Closing):
     """A plan on the GPU. Batches beyond the plan's largest are run in parts."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -222,14 +221,6 @@ class TensorRTEngine:
                 write_atomically(self._cache_file, data)
         except (OSError, TypeError) as error:  # TypeError: nothing to serialize
             _log.debug("%s: not kept: %s", self._cache_file, error)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Cuda:

@@ -6,7 +6,7 @@ threshold). All masks and patterns of a picture have one size, (MASK_HEIGHT, MAS
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,22 +86,18 @@ def grid_sheet(
     down = np.empty_like(points)
     down[1:-1], down[0], down[-1] = points[2:] - points[:-2], points[1] - points[0], points[-1] - points[-2]
     down /= np.sqrt((down * down).sum(-1, keepdims=True)) + 1e-6
-    vertices = np.ascontiguousarray(points.reshape(-1, 3), dtype=np.float32)
-    triangles = grid_triangles(rows, columns, keep)
-    return Sheet(
-        vertices=vertices,
-        normals=vertex_normals(vertices, triangles),
-        uv=np.stack([u.ravel(), v.ravel()], axis=1).astype(np.float32),
-        strands=down.reshape(-1, 3).astype(np.float32),
-        triangles=triangles,
+    sheet = mesh_sheet(
+        points.reshape(-1, 3),
+        grid_triangles(rows, columns, keep),
         material=material,
         look=look,
+        uv=np.stack([u.ravel(), v.ravel()], axis=1),
         mask=mask,
         threshold=threshold,
         light=light,
         casts_shadow=casts_shadow,
-        one_sided=one_sided,
     )
+    return replace(sheet, strands=down.reshape(-1, 3).astype(np.float32), one_sided=one_sided)
 
 
 def grid_triangles(rows: int, columns: int, keep: NDArray[np.bool_] | None = None) -> IntArray:
