@@ -1,4 +1,4 @@
-"""The paper's tables, to stand beside ours: NME in percent by |yaw| bins and their mean.
+"""The paper's tables, to stand beside ours: NME in percent by |yaw| bins and their mean; of the ablation, means alone.
 
 Source: CLN, BMVC 2022 submission 870, supplementary material; its figures for other methods are those methods' own
 publications'. They are of the whole test sets and of networks trained on 300W-LP.
@@ -69,4 +69,25 @@ AFLW2000_3D = PublishedTable(
         ("MARN", 4.721, 5.535, 7.483, 5.913),
         ("CLN", 4.441, 5.113, 7.176, 5.576),
     ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedAblation:
+    """One row of the ablation table."""
+
+    config: str
+    """Its config in `training/configs/ablation`."""
+    title: str
+    aflw2000: float
+    aflw: float
+
+
+ABLATION = (
+    PublishedAblation(config="without_cdsda_and_cat", title="without CDSDA and CAT", aflw2000=3.763, aflw=4.992),
+    PublishedAblation(config="without_cdsda", title="without CDSDA", aflw2000=3.728, aflw=4.942),
+    PublishedAblation(config="without_cat_and_thumbnail", title="without CAT, no-global", aflw2000=3.646, aflw=4.857),
+    PublishedAblation(config="without_thumbnail", title="no-global", aflw2000=3.624, aflw=4.868),
+    PublishedAblation(config="without_cat", title="without CAT", aflw2000=3.628, aflw=4.845),
+    PublishedAblation(config="cln", title="CLN", aflw2000=3.528, aflw=4.652),
 )
