@@ -7,7 +7,6 @@ more, of one network). Faces: rendered ones that neither training nor calibratio
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.machine import versions
-from runtime import ClnError, load_face_model
-from runtime.files import write_atomically
+from benchmarks.output import add_outputs, number, publish, run, table
+from runtime import load_face_model
 
 _FACES = 200
 _BINS = ("[0, 30]", "(30, 60]", "(60, 90]")
@@ -50,36 +49,26 @@ def report(engines: Sequence[Path], data: Sequence[str], face_model_path: Path |
 def markdown(values: dict[str, Any]) -> str:
     """One table; the last column is the difference from the first engine on the same data."""
     columns = ["engine", "precision", "data", "faces", *_BINS, "mean of bins", "less the first"]
-    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    rows = []
     first: dict[str, float] = {}
     for row in values["results"]:
         mean = row["nme"]["mean_of_bins"]
         start = first.setdefault(row["data"], mean)
         cells = [row["engine"], row["precision"], row["data"], str(row["faces"])]
-        cells += [_number(value) for value in (*row["nme"]["bins"], mean)]
-        lines.append(f"| {' | '.join([*cells, f'{mean - start:+.3f}'])} |")
-    return "\n".join(lines)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+        cells += [number(value, 3) for value in (*row["nme"]["bins"], mean)]
+        rows.append([*cells, f"{mean - start:+.3f}"])
+    return table(columns, rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def work() -> None:
         values = report(options.engine, options.data or [f"synthetic:{_FACES}"], options.face_model)
-        table = markdown(values)
-        print(table)
-        if options.json:
-            write_atomically(options.json, json.dumps(values, indent=1) + "\n")
-        if options.markdown:
-            write_atomically(options.markdown, f"{table}\n")
-    except (ClnError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        publish(values, markdown(values), options)
+
+    return run(work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,8 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", nargs="+", type=Path, required=True, metavar="PATH", help=".onnx, .engine or .pth files")
     add("--data", action="append", help=f"synthetic:N or aflw2000:DIR; several times (default: synthetic:{_FACES})")
     add("--face-model", type=Path, help="face model (default: the bundled one)")
-    add("--json", type=Path, metavar="OUT", help="write the figures there")
-    add("--markdown", type=Path, metavar="OUT", help="write the table there")
+    add_outputs(parser)
     return parser
 
 

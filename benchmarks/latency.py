@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import io
 import sys
 import time
 from collections import defaultdict
@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from benchmarks.footprint import Footprint, footprint
 from benchmarks.machine import device, versions
-from runtime import ClnError, InvalidInputError, Reconstructor, Roi, crop, read_image
+from benchmarks.output import add_outputs, number, publish, run, table
+from runtime import InvalidInputError, Reconstructor, Roi, crop, read_image
 from runtime.files import write_atomically
 
 STAGES = ("detect", "crop", "host_to_device", "network", "device_to_host", "decode", "end_to_end")
@@ -189,75 +190,96 @@ def _frame() -> NDArray[np.uint8]:
 
 
 def markdown(values: dict[str, Any]) -> str:
-    """One table: p50 of each stage, p99 of the last, faces per second, memory."""
+    """One table: p50 of each stage, p99 of the last, end to end over network, faces per second, memory."""
     header = f"{values['device']}; " + ", ".join(f"{k} {v}" for k, v in values["versions"].items())
     names = [stage for stage in STAGES if any(stage in row["p50_ms"] for row in values["results"])]
     columns = ["engine", "precision", "batch", "threads", *(f"{name}, ms" for name in names)]
-    columns += ["p99, ms", "faces/s", "first face, s", "memory, MB", "growth, MB"]
-    lines = [header, "", f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    columns += ["p99, ms", "end_to_end / network", "faces/s", "… / one by one"]
+    columns += ["first face, s", "memory, MB", "growth, MB"]
+    rows = []
     for row in values["results"]:
         p50, p99 = row["p50_ms"], row["p99_ms"]
         cells = [row["engine"], row["precision"], str(row["batch"]), str(row["threads"])]
-        cells += [_number(p50.get(name), 3) for name in names]
-        cells += [_number(p99.get("end_to_end", p99["network"]), 3), _number(row["faces_per_second"], 0)]
+        cells += [number(p50.get(name), 3) for name in names]
+        whole = p50["end_to_end"] / p50["network"] if "end_to_end" in p50 else None
+        cells += [number(p99.get("end_to_end", p99["network"]), 3), number(whole, 2)]
+        cells += [number(row["faces_per_second"], 0), number(_one_by_one(values["results"], row), 2)]
         costs = row.get("footprint", {})
         cells += [
-            _number(costs.get(key), digits)
+            number(costs.get(key), digits)
             for key, digits in (("first_face_seconds", 2), ("resident_mb", 0), ("growth_mb", 2))
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return f"{header}\n\n{table(columns, rows)}"
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _one_by_one(results: Sequence[dict[str, Any]], row: dict[str, Any]) -> float | None:
+    """How often faster than in calls of one face; None where those were not measured."""
+    for other in results:
+        if other["batch"] == 1 and all(other[key] == row[key] for key in ("engine", "precision", "threads")):
+            return float(row["faces_per_second"] / other["faces_per_second"])
+    return None
 
 
 def plot(values: dict[str, Any], path: Path) -> None:
-    """Milliseconds per face over the batch size, one line for each engine and thread count, as a PNG."""
+    """Milliseconds per face over the batch size as a PNG: a panel for each thread count, a colour for each engine."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullFormatter
 
-    lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for row in values["results"]:
-        time_ms = row["p50_ms"]["network"] / row["batch"]
-        threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
-        lines[f"{row['engine']}, {row['precision']}, {threads}"].append((row["batch"], time_ms))
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for label, points in lines.items():
-        batches, times = zip(*sorted(points), strict=True)
-        axes.plot(batches, times, marker="o", label=label)
-    axes.set(xlabel="faces per call", ylabel="network, ms per face (p50)", title=values["device"], ylim=(0, None))
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks := sorted({row["batch"] for row in values["results"]}), [str(tick) for tick in ticks])
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    results = values["results"]
+    threads = sorted({row["threads"] for row in results})
+    batches = sorted({row["batch"] for row in results})
+    size = (max(4.5 * len(threads), 7.0), 5.0 + 0.25 * len({row["engine"] for row in results}))
+    figure, panels = pyplot.subplots(1, len(threads), sharey=True, squeeze=False, figsize=size, layout="constrained")
+    for axes, count in zip(panels[0], threads, strict=True):
+        _draw_lines(axes, [row for row in results if row["threads"] == count])
+        axes.set(title="1 thread" if count == 1 else f"{count} threads", xlabel="faces per call", yscale="log")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(batches, [str(batch) for batch in batches])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("ms per face (p50)")
+    figure.suptitle(values["device"])
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)
     pyplot.close(figure)
+    write_atomically(path, picture.getvalue())
+
+
+def _draw_lines(axes: Any, results: Sequence[dict[str, Any]]) -> None:
+    """The network as a solid line, and dashed, in the same colour, end to end where that was measured."""
+    colors: dict[str, Any] = {}
+    for stage, style in (("network", "-"), ("end_to_end", "--")):
+        lines: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        for row in results:
+            if stage in row["p50_ms"]:
+                per_face = row["p50_ms"][stage] / row["batch"]
+                lines[f"{row['engine']}, {row['precision']}"].append((row["batch"], per_face))
+        for engine, points in lines.items():
+            label = f"{engine}: {stage.replace('_', ' ')}"
+            (line,) = axes.plot(*zip(*sorted(points), strict=True), style, marker=".", label=label)
+            line.set_color(colors.setdefault(engine, line.get_color()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def work() -> None:
         if min(*options.batch, *options.threads, 1) < 1:
             raise InvalidInputError("--batch, --threads: expected numbers from 1 on")
         values = report(options)
-        table = markdown(values)
-        print(table)
-        if options.json:
-            write_atomically(options.json, json.dumps(values, indent=1) + "\n")
-        if options.markdown:
-            write_atomically(options.markdown, f"{table}\n")
+        publish(values, markdown(values), options)
         if options.plot:
             plot(values, options.plot)
-    except (ClnError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run(work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -270,8 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--torch", nargs="+", type=Path, default=[], metavar="CKPT", help="checkpoints, for PyTorch as a baseline")
     add("--compile", action="store_true", help="with --torch: torch.compile too (a minute more)")
     add("--quick", action="store_true", help="few calls and no memory: a look, no figure to quote")
-    add("--json", type=Path, metavar="OUT", help="write all figures there")
-    add("--markdown", type=Path, metavar="OUT", help="write the table there")
+    add_outputs(parser)
     add("--plot", type=Path, metavar="OUT.png", help="draw milliseconds per face over the batch size")
     return parser
 

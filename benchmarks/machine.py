@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
 
-from runtime.engines.tensorrt import Cuda
+from runtime.cores import usable_cores
+from runtime.engines.cuda import Cuda
 from runtime.errors import EngineUnavailableError
 
 _PACKAGES = (
@@ -28,7 +28,7 @@ def device() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     processor = names[0] if names else platform.processor() or platform.machine()
     text = f"{processor}, {cores} core{'s' * (cores > 1)}"
     try:

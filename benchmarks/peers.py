@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.output import run
 from runtime.files import write_atomically
 
 SIZE = 120
@@ -87,17 +88,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("out", type=Path, metavar="OUT.onnx", help="where to write the graph")
-    options = parser.parse_args(arguments)
-    data, multiply_adds = mobilenet_graph()
-    try:
-        write_atomically(options.out, data)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(
-        f"{options.out}: MobileNet x0.5 at {SIZE} px, random weights, {multiply_adds / 1e6:.1f} million multiply-adds"
-    )
-    return 0
+    out = parser.parse_args(arguments).out
+
+    def work() -> None:
+        data, multiply_adds = mobilenet_graph()
+        write_atomically(out, data)
+        print(f"{out}: MobileNet x0.5 at {SIZE} px, random weights, {multiply_adds / 1e6:.1f} million multiply-adds")
+
+    return run(work)
 
 
 if __name__ == "__main__":

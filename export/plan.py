@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.onnx_graph import INPUT
-from runtime.engines.tensorrt import Cuda, import_library, logger
+from runtime.engines.cuda import Cuda
+from runtime.engines.plans import import_library, known_capabilities, logger
 from runtime.errors import ClnError, EngineUnavailableError, InvalidInputError
 
 BUILDERS = ("tensorrt_rtx", "tensorrt")
@@ -63,7 +64,7 @@ def choose_builder(wish: str | None, compute_capabilities: tuple[str, ...]) -> s
                 "--compute-capability: TensorRT builds for the GPU in the machine alone; leave it out, or use "
                 "--builder tensorrt_rtx"
             )
-    known = _known_capabilities(library) if wish == "tensorrt_rtx" else {}
+    known = known_capabilities(library) if wish == "tensorrt_rtx" else {}
     if unknown := sorted(set(compute_capabilities) - set(known)):
         raise InvalidInputError(f"--compute-capability: expected some of {', '.join(known)}, got {', '.join(unknown)}")
     return wish
@@ -108,7 +109,7 @@ def _configure(config: Any, library: Any, compute_capabilities: tuple[str, ...])
     config.clear_flag(library.BuilderFlag.TF32)
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # lets the plan's inspector tell types
     if compute_capabilities:
-        known = _known_capabilities(library)
+        known = known_capabilities(library)
         config.num_compute_capabilities = len(compute_capabilities)
         for index, name in enumerate(compute_capabilities):
             config.set_compute_capability(known[name], index)
@@ -135,12 +136,6 @@ def _layer_types(library: Any, network: Any) -> Counter[tuple[str, str]]:
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     kinds = (library.LayerType.CONVOLUTION, library.LayerType.MATRIX_MULTIPLY)
     return Counter((layer.type.name, layer.get_output(0).dtype.name) for layer in layers if layer.type in kinds)
-
-
-def _known_capabilities(library: Any) -> dict[str, Any]:
-    """What the library can be asked for, such as {"8.9": ComputeCapability.SM89}."""
-    members = library.ComputeCapability.__members__
-    return {f"{name[2:-1]}.{name[-1]}": value for name, value in members.items() if name.startswith("SM")}
 
 
 def _default_capabilities(builder: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from export.onnx_graph import INPUT, OUTPUT
 from runtime.engines.base import SUFFIXES
 from runtime.engines.onnx import OnnxEngine
-from runtime.engines.tensorrt import read_plan_manifest
+from runtime.engines.plans import read_plan_manifest
 from runtime.errors import ClnError, InvalidInputError
 from runtime.files import write_atomically
 from runtime.manifest import Manifest

@@ -6,7 +6,10 @@ import contextlib
 import hashlib
 import os
 import tempfile
+import threading
 from pathlib import Path
+
+_reading_umask = threading.Lock()
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -36,6 +39,7 @@ def sha256(data: bytes) -> str:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _reading_umask:  # it is read by changing it, for the whole process
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

@@ -34,15 +34,13 @@ def as_bgr(image: Any) -> NDArray[np.uint8]:
         raise InvalidInputError(f"image: expected dtype uint8 (0..255), got {image.dtype}; scale and convert it first")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise InvalidInputError(f"image: expected shape (H, W), (H, W, 3) or (H, W, 4), got {image.shape}")
-    if image.size == 0 or max(image.shape[:2]) > MAX_SIDE:
-        raise InvalidInputError(
-            f"image: expected sides of 1..{MAX_SIDE} pixels, got {image.shape[1]} x {image.shape[0]}"
-        )
-    if image.ndim == 2 or image.shape[2] == 1:
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
-    if image.shape[2] == 4:
-        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR), dtype=np.uint8)
-    return image
+    height, width, *channels = image.shape
+    if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
+        raise InvalidInputError(f"image: expected sides of 1..{MAX_SIDE} pixels, got {width} x {height}")
+    if channels == [3]:
+        return image
+    code = cv2.COLOR_BGRA2BGR if channels == [4] else cv2.COLOR_GRAY2BGR
+    return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)
 
 
 def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.image import as_bgr
-from runtime.roi import Roi, check_box, crop
+from runtime.roi import Roi, check_box, crop, to_image
 
 if TYPE_CHECKING:
     from runtime.detection import FaceDetector
@@ -50,6 +51,7 @@ class Reconstructor(Closing):
         face_model: str | os.PathLike[str] | FaceModel | None = None,
         detector: FaceDetector | None = None,
         threads: int | None = None,
+        stream: Any = None,
     ) -> None:
         """Loads the engine and the face model.
 
@@ -57,7 +59,8 @@ class Reconstructor(Closing):
             engine: a `.onnx` or `.engine` file, or a loaded engine; default: the bundled `edge` network.
             face_model: a face-model file or a loaded one; default: the bundled one.
             detector: finds faces when no boxes are given; default: the bundled BlazeFace, loaded on first use.
-            threads: of ONNX Runtime, inside one operator.
+            threads: of ONNX Runtime, inside one operator; default: the cores this process may use, at most four.
+            stream: with a `.engine` file, the CUDA stream to work on (`load_engine`); default: an own one.
 
         Raises:
             FileNotFoundError, FileFormatError, InvalidInputError, EngineUnavailableError: see `load_engine`.
@@ -70,7 +73,7 @@ class Reconstructor(Closing):
             with resources.as_file(bundled) as path:
                 self.engine = load_engine(path, threads=threads)
         elif isinstance(engine, str | os.PathLike):
-            self.engine = load_engine(engine, threads=threads)
+            self.engine = load_engine(engine, threads=threads, stream=stream)
         else:
             self.engine = engine
         manifest = self.engine.manifest
@@ -88,18 +91,21 @@ class Reconstructor(Closing):
 
         Args:
             image: uint8 (H, W, 3) BGR; grey and BGRA are converted. With a `.engine` it may be on the GPU: any object
-                with `__cuda_array_interface__` (`runtime.engines.gpu_crop`).
+                with DLPack's methods or `__cuda_array_interface__` (`runtime.engines.gpu_crop`).
             boxes: (F, 4) rows of x, y, w, h in image pixels, tight around brows, chin and cheeks; skips detection.
 
         Raises:
             InvalidInputError: no image, or a box with NaN or without area.
         """
-        if is_on_gpu(image):
-            return self._from_gpu(image, boxes)
+        if is_on_gpu(image) or getattr(self.engine, "cuts_frames", False):
+            return self._on_gpu(image, boxes)
         return self.reconstruct([self.prepare(image, boxes)])[0]
 
     def warmup(self, batch: int = 1) -> None:
         """Runs the network once on `batch` empty crops: what engines put off to their first call is then done."""
+        if (prepare := getattr(self.engine, "warmup", None)) is not None:
+            prepare(batch)
+            return
         size = self.engine.manifest.input_size
         self.engine(np.zeros((batch, size, size, 3), dtype=np.uint8))
 
@@ -124,15 +130,18 @@ class Reconstructor(Closing):
         outlines = [check_box(box) for box in _rows(boxes)]
         return [Roi.from_box(box) for box in outlines], outlines, [1.0] * len(outlines)
 
-    def _from_gpu(self, image: Any, boxes: ArrayLike | None) -> list[Face]:
-        """A frame on the GPU: only detection brings it to host memory."""
+    def _on_gpu(self, image: Any, boxes: ArrayLike | None) -> list[Face]:
+        """Cuts the faces on the GPU; of a frame that is there already, only detection needs a copy in host memory."""
         engine: Any = self.engine
         if not hasattr(engine, "run_frame"):
             raise InvalidInputError(
                 "image: expected a frame in host memory for this engine, got one on the GPU; copy it to a NumPy array, "
                 "or load a .engine file"
             )
-        frame = engine.to_host(image) if boxes is None else None
+        if is_on_gpu(image):
+            frame = engine.to_host(image) if boxes is None else None
+        else:
+            frame = image = as_bgr(image)
         rois, outlines, scores = self._regions(frame, boxes)
         size = engine.manifest.input_size
         none = np.empty((0, size, size, 3), dtype=np.uint8)
@@ -147,8 +156,8 @@ class Reconstructor(Closing):
         step = batch or max(len(crops), 1)
         parts = [self.engine(crops[start : start + step]) for start in range(0, max(len(crops), 1), step)]
         params = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        ends = np.cumsum([len(p.crops) for p in prepared])
-        return [self._faces(part, p) for part, p in zip(np.split(params, ends[:-1]), prepared, strict=True)]
+        ends = accumulate(len(p.crops) for p in prepared)
+        return [self._faces(params[end - len(p.crops) : end], p) for end, p in zip(ends, prepared, strict=True)]
 
     @property
     def detector(self) -> FaceDetector:
@@ -160,20 +169,12 @@ class Reconstructor(Closing):
         return self._detector
 
     def _faces(self, params: NDArray[np.float32], prepared: Prepared) -> list[Face]:
-        if not np.isfinite(params).all():
+        if not np.logical_and.reduce(np.isfinite(params), axis=None):  # `all` takes longer to do the same
             raise FileFormatError("engine: expected finite params, got NaN or infinity; the engine file is damaged")
         size = self.engine.manifest.input_size
-        landmarks = self.face_model.landmarks(params)
+        landmarks = to_image(self.face_model.landmarks(params), prepared.rois, size)
         return [
-            Face(
-                box=box,
-                score=score,
-                roi=roi,
-                crop_size=size,
-                params=own,
-                landmarks=np.asarray(roi.to_image(points, size), dtype=np.float32),
-                model=self.face_model,
-            )
+            Face(box=box, score=score, roi=roi, crop_size=size, params=own, landmarks=points, model=self.face_model)
             for box, score, roi, own, points in zip(
                 prepared.boxes, prepared.scores, prepared.rois, params, landmarks, strict=True
             )

@@ -58,19 +58,27 @@ class Closing(ABC):
 
 
 def load_engine(
-    path: str | os.PathLike[str], *, providers: Sequence[str] | None = None, threads: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    providers: Sequence[str] | None = None,
+    threads: int | None = None,
+    stream: Any = None,
 ) -> Engine:
     """Loads an engine file: `.onnx` through ONNX Runtime, `.engine` through TensorRT or TensorRT-RTX.
+
+    A GPU that a `.engine` doesn't serve runs the `.onnx` beside it instead (`runtime.engines.fallback`).
 
     Args:
         path: the file.
         providers: ONNX Runtime's execution providers by name, best first; default: CUDA where it can work, then CPU.
         threads: ONNX Runtime's threads inside one operator; default: the cores this process may use, at most four.
+        stream: of a `.engine`: the CUDA stream that all its work is queued on, as a handle or an object with
+            `__cuda_stream__`; it must outlive the engine. Default: an own one. ONNX Runtime always has its own.
 
     Raises:
         FileNotFoundError: there is no such file.
         FileFormatError: the file is truncated or no engine of ours.
-        InvalidInputError: another suffix.
+        InvalidInputError: another suffix, or `stream` is no stream.
         EngineUnavailableError: the library or the device that it needs is missing.
     """
     file = Path(path)
@@ -88,9 +96,9 @@ def load_engine(
 
         engine = OnnxEngine(file, providers=providers, threads=threads)
     else:
-        from runtime.engines.tensorrt import TensorRTEngine
+        from runtime.engines.fallback import load_plan
 
-        engine = TensorRTEngine(file)
+        engine = load_plan(file, stream=stream, threads=threads)
     return engine
 
 

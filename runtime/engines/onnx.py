@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.cores import usable_cores
 from runtime.engines.base import Closing, check_crops
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
 from runtime.manifest import ONNX_KEY, Manifest
 
+CUDA_PROVIDER = "CUDAExecutionProvider"
 _MOST_THREADS = 4
 
 
@@ -41,6 +43,11 @@ class OnnxEngine(Closing):
             )
         self.manifest = Manifest.from_json(text, name=str(file))
         self._check_graph(file)
+
+    @property
+    def providers(self) -> list[str]:
+        """ONNX Runtime's providers in use, best first: it drops what was asked for and does not work, in silence."""
+        return [] if self._session is None else list(self._session.get_providers())
 
     def _check_graph(self, file: Path) -> None:
         size, params = self.manifest.input_size, self.manifest.num_params
@@ -101,11 +108,10 @@ def default_threads() -> int:
 
     ONNX Runtime's own choice counts all cores of the machine, also those that a container or `taskset` keeps away.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_THREADS)
+    return min(usable_cores(), _MOST_THREADS)
 
 
 def _default_providers(available: Sequence[str]) -> list[str]:
     # Asked for where no driver is, the CUDA provider logs errors and falls back: ask only where it can work.
-    cuda = "CUDAExecutionProvider" in available and ctypes.util.find_library("cuda") is not None
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]
+    cuda = CUDA_PROVIDER in available and ctypes.util.find_library("cuda") is not None
+    return [CUDA_PROVIDER, "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]

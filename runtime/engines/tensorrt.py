@@ -1,22 +1,35 @@
 """TensorRT and TensorRT-RTX as one engine: one Python API, and the manifest says which of the two built a plan.
 
-A plan `X.engine` is raw, so that other tools can load it too; what it is stands beside it in `X.engine.json`, which is
-read and checked first. GPU memory, streams and copies go through `cuda-bindings`; the GPU is CUDA's current one (choose
-with CUDA_VISIBLE_DEVICES). TensorRT-RTX compiles a plan for the GPU at hand when it is loaded; what it compiled is kept
-in `X.engine.cache` where that can be written, so that the next start is quick.
+The GPU is CUDA's current one when the engine is made (choose with CUDA_VISIBLE_DEVICES). All work is queued on one
+stream, the caller's if one is given, and each call waits for it. Calls from several threads take turns, for the
+buffers are one engine's; threads that should not wait for each other take an engine each.
 
-An engine belongs to one thread at a time: its buffers are its own, and are used again by the next call.
+**CUDA graphs.** A batch size's first call runs step by step, which lets the library settle what a new shape puts off,
+and is then recorded; later calls are one graph launch: the job's copy, crop kernel, network and result's copy. Where a
+frame lies and which regions to cut stand in memory that the graph reads, so a graph never has to be changed. NVIDIA
+advises one execution context for each captured graph, and shared activation memory; so it is here. TensorRT-RTX could
+also capture by itself (`cuda_graph_strategy`), but only the network, not what is before and after it, and TensorRT
+can't. Its shape-specialized kernels are therefore compiled at once (EAGER): a recording made while they are compiled in
+the background (LAZY) would keep their slower stand-ins for good. A new batch size thus costs a compilation; `warmup`
+has it done ahead, and what was compiled is kept in `X.engine.cache` where that can be written. Plans are not built with
+REQUIRE_USER_ALLOCATION, which other tools' contexts would have to know of; whether one can be captured is asked.
+
+**Frames in host memory.** What the regions need of a frame is copied through pinned memory and cut on the GPU. Of a
+1080p frame (6.2 MB, half a millisecond over PCIe 3) a face 300 pixels wide needs 0.3 MB, gathered in 0.06 ms. Cut on a
+core instead, it is 0.15 MB at 224 pixels, but takes OpenCV 0.3 ms: a third of the millisecond that a face may take.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import logging
 import os
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,178 +38,330 @@ from numpy.typing import NDArray
 
 from runtime.engines import gpu_crop
 from runtime.engines.base import Closing, check_crops
-from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
-from runtime.files import sha256, write_atomically
-from runtime.manifest import Manifest
+from runtime.engines.cuda import Cuda, Staging, stream_handle
+from runtime.engines.cuda_graphs import GraphRecorder
+from runtime.engines.plans import (
+    INPUT,
+    NAMES,
+    OUTPUT,
+    PlanRefusedError,
+    check_compute_capability,
+    check_plan_tensors,
+    import_library,
+    known_capabilities,
+    logger,
+    read_plan_manifest,
+)
+from runtime.errors import EngineUnavailableError, InvalidInputError
+from runtime.files import write_atomically
+from runtime.image import as_bgr
 from runtime.roi import Roi
 
-INPUT, OUTPUT = "crops", "params"
-PACKAGES = {"tensorrt_rtx": "cln[gpu]", "tensorrt": "cln[tensorrt]"}
-_NAMES = {"tensorrt_rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
+MOST_BATCH_SIZES = 16  # that contexts and graphs are kept for; the one unused for longest makes room
+_CROPS, _FRAME = "crops", "frame"  # what a batch starts from: cut already, or a frame's regions
 _log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """What is kept for one batch size."""
+
+    context: Any
+    graphs: dict[str, Any] = field(default_factory=dict)  # by what the batch starts from; None: not to be had
 
 
 class TensorRTEngine(Closing):
     """A plan on the GPU. Batches beyond the plan's largest are run in parts."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Loads `path`. Raises as `runtime.engines.load_engine` does."""
+    def __init__(self, path: str | os.PathLike[str], *, stream: Any = None) -> None:
+        """Loads `path`.
+
+        Args:
+            path: a plan with its manifest beside it.
+            stream: the CUDA stream to work on, as a handle or an object with `__cuda_stream__`; it must outlive the
+                engine. Default: an own one.
+
+        Raises:
+            FileFormatError, EngineUnavailableError: as `runtime.engines.load_engine` does.
+            PlanRefusedError: the library is here and so is a GPU, but they do not take this plan.
+            InvalidInputError: `stream` is no stream.
+        """
         file = Path(path)
         plan = file.read_bytes()
         self.manifest = read_plan_manifest(file, plan)
         self._cache_file = file.with_name(f"{file.name}.cache")
         self._cache: Any = None
-        self._context: Any = None
+        self._lock = threading.Lock()
+        given = None if stream is None else stream_handle(stream)
         with contextlib.ExitStack() as resources:
             try:
-                self._load(plan, resources)
+                self._load(file, plan, resources)
+                self._allocate(given, resources)
+                self._try_where_unknown()
             except EngineUnavailableError as error:
-                raise EngineUnavailableError(f"{file}: {error}; {_way_out(file)}") from None
+                raise type(error)(f"{file}: {error}; {_way_out(file)}") from None
             self._resources = resources.pop_all()
+        self._open = True
 
-    def _load(self, plan: bytes, resources: contextlib.ExitStack) -> None:
+    def _load(self, file: Path, plan: bytes, resources: contextlib.ExitStack) -> None:
         manifest = self.manifest
-        library = import_library(manifest.builder)
+        self._library = import_library(manifest.builder)
         self._cuda = Cuda()
-        check_compute_capability(self._cuda.compute_capability(), manifest.compute_capabilities)
-        self._runtime = library.Runtime(logger(manifest.builder))
+        self._device = int(self._cuda.call("cudaGetDevice"))
+        self._capability = self._cuda.compute_capability()
+        check_compute_capability(self._capability, manifest.compute_capabilities)
+        self._runtime = self._library.Runtime(logger(manifest.builder))
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise EngineUnavailableError(
-                f"expected a plan for this machine, but it was built by {_NAMES[manifest.builder]} "
-                f"{manifest.builder_version}, and {library.__version__} cannot load it "
+            raise PlanRefusedError(
+                f"expected a plan for this machine, but it was built by {NAMES[manifest.builder]} "
+                f"{manifest.builder_version}, and {self._library.__version__} cannot load it "
                 f"({logger(manifest.builder).reason()})"
             )
-        self._context = self._create_context()
-        if self._context is None:
-            raise EngineUnavailableError(f"no execution context could be made ({logger(manifest.builder).reason()})")
-        size, count, batch = manifest.input_size, manifest.num_params, manifest.batch_range[1]
-        self._stream = self._cuda.call("cudaStreamCreate")
-        resources.callback(self._cuda.call, "cudaStreamDestroy", self._stream)
-        self._buffers = {}
-        for name, size_bytes in ((INPUT, batch * size * size * 3), (OUTPUT, batch * count * 4)):
-            self._buffers[name] = int(self._cuda.call("cudaMalloc", size_bytes))
-            resources.callback(self._cuda.call, "cudaFree", self._buffers[name])
-            self._require(self._context.set_tensor_address(name, self._buffers[name]), f"has no tensor '{name}'")
+        check_plan_tensors(self._engine, self._library, manifest, file)
+        self._make_context = self._context_maker()
+        resources.callback(self._let_go)
 
-    def _create_context(self) -> Any:
+    def _context_maker(self) -> Any:
+        """A function that makes an execution context without memory of its own for activations."""
+        strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
         if self.manifest.builder != "tensorrt_rtx":
-            return self._engine.create_execution_context()
+            return functools.partial(self._engine.create_execution_context, strategy)
         config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            self._library.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
         self._cache = config.create_runtime_cache()
         with contextlib.suppress(OSError):
             self._cache.deserialize(self._cache_file.read_bytes())  # False where another GPU or version wrote it
         config.set_runtime_cache(self._cache)
-        return self._engine.create_execution_context(config)
+        return functools.partial(self._engine.create_execution_context, config)
+
+    def _allocate(self, stream: int | None, resources: contextlib.ExitStack) -> None:
+        cuda, manifest = self._cuda, self.manifest
+        size, largest = manifest.input_size, manifest.batch_range[1]
+        if stream is None:
+            # Not a non-blocking one: what others queue on the legacy default stream then comes before our work.
+            stream = int(cuda.call("cudaStreamCreate"))
+            resources.callback(cuda.call, "cudaStreamDestroy", stream)
+        self._stream = stream
+        self._event = cuda.call("cudaEventCreateWithFlags", cuda.runtime.cudaEventDisableTiming)
+        resources.callback(cuda.call, "cudaEventDestroy", self._event)
+        self._scratch_bytes = int(self._engine.device_memory_size_v2)
+        self._scratch = cuda.device_memory(self._scratch_bytes, resources)
+        self._recorder = GraphRecorder(cuda, resources)
+        self._crops, self._params, self._job, self._frame = (
+            self._staging(count, resources)
+            for count in (largest * size * size * 3, largest * manifest.num_params * 4, gpu_crop.job_bytes(largest), 0)
+        )
+        self._batches: OrderedDict[int, _Batch] = OrderedDict()
+        resources.callback(self._drop_batches)
+        self._batch(manifest.batch_range[0])  # a plan that this GPU cannot run should fail here
+
+    def _staging(self, size: int, resources: contextlib.ExitStack) -> Staging:
+        staging = Staging(self._cuda, size)
+        resources.callback(staging.close)
+        return staging
+
+    def _try_where_unknown(self) -> None:
+        """Runs once on a GPU that TensorRT-RTX doesn't list: if it fails, let it be while others can take over."""
+        known = known_capabilities(self._library)
+        if known and "{}.{}".format(*self._capability) not in known:
+            try:
+                self._run(self.manifest.batch_range[0], _CROPS)
+            except EngineUnavailableError as error:
+                raise PlanRefusedError(str(error)) from None
+
+    def _batch(self, count: int) -> _Batch:
+        """What is kept for a batch size, made when first asked for."""
+        if count not in self._batches:
+            if len(self._batches) >= MOST_BATCH_SIZES:
+                self._drop_batch(next(iter(self._batches)))
+            self._batches[count] = _Batch(self._new_context(count))
+        self._batches.move_to_end(count)
+        return self._batches[count]
+
+    def _new_context(self, count: int) -> Any:
+        context = self._make_context()
+        if context is None:
+            reason = logger(self.manifest.builder).reason()
+            raise PlanRefusedError(f"no execution context could be made ({reason})")
+        context.set_device_memory(self._scratch, self._scratch_bytes)
+        for name, address in ((INPUT, self._crops.device), (OUTPUT, self._params.device)):
+            self._require(context.set_tensor_address(name, address), f"has no tensor '{name}'")
+        shape = (count, self.manifest.input_size, self.manifest.input_size, 3)
+        self._require(context.set_input_shape(INPUT, shape), f"takes no crops of shape {shape}")
+        return context
+
+    def _drop_batches(self) -> None:
+        for count in list(self._batches):
+            self._drop_batch(count)
+
+    def _drop_batch(self, count: int) -> None:
+        for graph in self._batches.pop(count).graphs.values():
+            if graph is not None:
+                self._recorder.destroy(graph)
 
     def __call__(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Params (B, 12 + S + E) of crops uint8 (B, S, S, 3)."""
-        if self._context is None:
-            raise InvalidInputError("engine: expected an open one, got a closed one; load it again")
-        check_crops(crops, self.manifest.input_size)
-        params = np.empty((len(crops), self.manifest.num_params), dtype=np.float32)
-        largest = self.manifest.batch_range[1]
-        for start in range(0, len(crops), largest):
-            part = slice(start, start + largest)
-            self._run(np.ascontiguousarray(crops[part]), params[part])
-        return params
+        with self._taken():
+            check_crops(crops, self.manifest.input_size)
+            params = np.empty((len(crops), self.manifest.num_params), dtype=np.float32)
+            for part in self._parts(len(crops)):
+                self._write(crops[part])
+                params[part] = self._run(len(crops[part]), _CROPS)
+            return params
 
     def timed(self, crops: NDArray[np.uint8]) -> dict[str, float]:
         """Milliseconds of one batch by stage: `host_to_device`, `network`, `device_to_host`; each is waited for.
 
+        The stages run by themselves, not as a graph.
+
         Raises:
             InvalidInputError: the engine is closed, or the batch is empty or beyond the plan's largest.
         """
-        if self._context is None:
-            raise InvalidInputError("engine: expected an open one, got a closed one; load it again")
-        check_crops(crops, self.manifest.input_size)
-        if not 1 <= len(crops) <= self.manifest.batch_range[1]:
-            raise InvalidInputError(
-                f"crops: expected a batch of 1 to {self.manifest.batch_range[1]} to time, got {len(crops)}"
-            )
-        marks = [time.perf_counter()]
-
-        def waited() -> None:
-            self._cuda.call("cudaStreamSynchronize", self._stream)
-            marks.append(time.perf_counter())
-
-        params = np.empty((len(crops), self.manifest.num_params), dtype=np.float32)
-        self._run(np.ascontiguousarray(crops), params, between=waited)
-        marks.append(time.perf_counter())
-        stages = ("host_to_device", "network", "device_to_host")
-        return {name: 1000 * (end - start) for name, start, end in zip(stages, marks[:-1], marks[1:], strict=True)}
+        with self._taken():
+            check_crops(crops, self.manifest.input_size)
+            count, largest = len(crops), self.manifest.batch_range[1]
+            if not 1 <= count <= largest:
+                raise InvalidInputError(f"crops: expected a batch of 1 to {largest} to time, got {count}")
+            context = self._batch(count).context
+            marks = [time.perf_counter()]
+            self._write(crops)
+            stages: dict[str, Callable[[], None]] = {
+                "host_to_device": lambda: self._crops.upload(crops.size, self._stream),
+                "network": lambda: self._execute(context, self._stream),
+                "device_to_host": lambda: self._params.download(self._params_bytes(count), self._stream),
+            }
+            for stage in stages.values():
+                stage()
+                self._wait()
+                marks.append(time.perf_counter())
+            return {name: 1000 * (end - start) for name, start, end in zip(stages, marks[:-1], marks[1:], strict=True)}
 
     def run_frame(self, image: Any, rois: Sequence[Roi]) -> NDArray[np.float32]:
-        """Params (B, 12 + S + E) of regions of a frame on the GPU (`runtime.engines.gpu_crop`), cut and run there.
+        """Params (B, 12 + S + E) of regions of a frame, cut and run on the GPU.
 
-        A stream that the frame names as its maker's is waited for.
+        Args:
+            image: uint8 (H, W, 3) BGR on the GPU (`runtime.engines.gpu_crop`) or, as `as_bgr` takes it, in host memory.
+                The stream that a frame's content is made on is waited for.
+            rois: the regions.
 
         Raises:
             InvalidInputError: the frame has another form or is on another GPU, or the engine is closed.
             EngineUnavailableError: the kernel cannot be compiled, or the GPU fails.
         """
-        if self._context is None:
-            raise InvalidInputError("engine: expected an open one, got a closed one; load it again")
-        frame = gpu_crop.device_frame(image)
-        gpu_crop.check_device(frame, self._cuda)
-        if frame.stream is not None:
-            self._cuda.call("cudaStreamSynchronize", frame.stream)
-        params = np.empty((len(rois), self.manifest.num_params), dtype=np.float32)
-        regions = np.array([(roi.center_x, roi.center_y, roi.side) for roi in rois], dtype=np.float64).reshape(-1, 3)
-        size, largest, stream = self.manifest.input_size, self.manifest.batch_range[1], self._stream
-        for start in range(0, len(rois), largest):
-            part = regions[start : start + largest]
-            self._set_batch((len(part), size, size, 3))
-            target = self._region_buffer()
-            to_device = self._cuda.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-            self._cuda.call("cudaMemcpyAsync", target, part.ctypes.data, part.nbytes, to_device, stream)
-            gpu_crop.launch_crop(self._cuda, frame, target, len(part), size, self._buffers[INPUT], int(stream))
-            self._execute(params[start : start + largest])
-        return params
+        with self._taken():
+            params = np.empty((len(rois), self.manifest.num_params), dtype=np.float32)
+            on_gpu = gpu_crop.is_on_gpu(image)
+            frame = self._awaited(image) if on_gpu else None
+            host = None if on_gpu else as_bgr(image)
+            for part in self._parts(len(rois)):
+                if host is not None:
+                    size = self.manifest.input_size
+                    frame = gpu_crop.stage_frame(host, rois[part], size, self._frame, self._stream)
+                assert frame is not None
+                gpu_crop.write_job(self._job.host, frame, rois[part])
+                params[part] = self._run(len(rois[part]), _FRAME)
+            return params
 
     def to_host(self, image: Any) -> NDArray[np.uint8]:
         """A copy in host memory of a frame on the GPU, for a detector that runs on the CPU. Raises as `run_frame`."""
-        frame = gpu_crop.device_frame(image)
+        with self._taken():
+            frame = self._awaited(image)
+            row = 3 * frame.width
+            self._frame.reserve(row * frame.height)
+            target, kind = self._frame.host.ctypes.data, self._cuda.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+            source, pitch = frame.address, frame.row_bytes
+            self._cuda.call("cudaMemcpy2DAsync", target, row, source, pitch, row, frame.height, kind, self._stream)
+            self._wait()
+            return self._frame.host[: row * frame.height].reshape(frame.height, frame.width, 3).copy()
+
+    def warmup(self, batch: int = 1) -> None:
+        """Compiles, runs and records what calls with `batch` faces need, for crops and for frames, of no content."""
+        size = self.manifest.input_size
+        self(np.zeros((batch, size, size, 3), dtype=np.uint8))
+        if self.cuts_frames:
+            whole = Roi(center_x=(size - 1) / 2, center_y=(size - 1) / 2, side=size)
+            self.run_frame(np.zeros((size, size, 3), dtype=np.uint8), [whole] * batch)
+
+    @functools.cached_property
+    def cuts_frames(self) -> bool:
+        """Whether `run_frame` works: whether the kernel can be compiled here."""
+        try:
+            self._kernel()
+        except EngineUnavailableError as error:
+            _log.debug("frames in host memory are cut on the CPU: %s", error)
+            return False
+        return True
+
+    def _kernel(self) -> Any:
+        return gpu_crop.kernel_for("sm_{}{}".format(*self._capability))
+
+    @contextlib.contextmanager
+    def _taken(self) -> Iterator[None]:
+        """The open engine, for one thread, on its GPU."""
+        with self._lock:
+            if not self._open:
+                raise InvalidInputError("engine: expected an open one, got a closed one; load it again")
+            with self._cuda.on_device(self._device):
+                yield
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        largest = self.manifest.batch_range[1]
+        return (slice(start, start + largest) for start in range(0, count, largest))
+
+    def _awaited(self, image: Any) -> gpu_crop.DeviceFrame:
+        """A frame on the GPU; our stream waits for the one that it is made on, and the host doesn't."""
+        frame = gpu_crop.device_frame(image, self._stream)
         gpu_crop.check_device(frame, self._cuda)
         if frame.stream is not None:
-            self._cuda.call("cudaStreamSynchronize", frame.stream)
-        host = np.empty((frame.height, frame.width, 3), dtype=np.uint8)
-        row, kind = 3 * frame.width, self._cuda.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._cuda.call("cudaMemcpy2D", host.ctypes.data, row, frame.address, frame.row_bytes, row, frame.height, kind)
-        return host
+            self._cuda.call("cudaEventRecord", self._event, frame.stream)
+            self._cuda.call("cudaStreamWaitEvent", self._stream, self._event, 0)
+        return frame
 
-    def _region_buffer(self) -> int:
-        """Memory for the regions of the largest batch, made when first asked for."""
-        if "regions" not in self._buffers:
-            self._buffers["regions"] = int(self._cuda.call("cudaMalloc", self.manifest.batch_range[1] * 24))
-            self._resources.callback(self._cuda.call, "cudaFree", self._buffers["regions"])
-        return self._buffers["regions"]
+    def _run(self, count: int, start: str) -> NDArray[np.float32]:
+        """Params (count, 12 + S + E) from what stands in the crops' or the job's host memory; valid until the next."""
+        batch = self._batch(count)
+        work = functools.partial(self._queue, batch.context, start, count)
+        graph = batch.graphs.get(start)
+        try:
+            if graph is not None:
+                self._recorder.launch(graph, self._stream)
+            else:
+                work(self._stream)
+        finally:
+            self._wait()  # after a failure too: what was queued still uses the buffers
+        if start not in batch.graphs:
+            batch.graphs[start] = self._recorder.record(work, can_capture=self._capturable(batch.context))
+        return self._params.host[: self._params_bytes(count)].view(np.float32).reshape(count, -1)
 
-    def _run(
-        self, crops: NDArray[np.uint8], params: NDArray[np.float32], between: Callable[[], None] = lambda: None
-    ) -> None:
-        """One batch; both arrays are contiguous, and stay alive until the stream has been waited for."""
-        self._set_batch(crops.shape)
-        to_device = self._cuda.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._cuda.call(
-            "cudaMemcpyAsync", self._buffers[INPUT], crops.ctypes.data, crops.nbytes, to_device, self._stream
-        )
-        between()
-        self._execute(params, between)
+    def _capturable(self, context: Any) -> Any:
+        """TensorRT-RTX tells whether a stream can be captured; TensorRT has to be tried."""
+        return getattr(context, "is_stream_capturable", lambda stream: True)
 
-    def _set_batch(self, shape: tuple[int, ...]) -> None:
-        self._require(self._context.set_input_shape(INPUT, shape), f"takes no crops of shape {shape}")
+    def _queue(self, context: Any, start: str, count: int, stream: int) -> None:
+        size = self.manifest.input_size
+        if start == _FRAME:
+            self._job.upload(gpu_crop.job_bytes(count), stream)
+            gpu_crop.launch_crop(self._kernel(), self._job.device, count, size, self._crops.device, stream)
+        else:
+            self._crops.upload(count * size * size * 3, stream)
+        self._execute(context, stream)
+        self._params.download(self._params_bytes(count), stream)
 
-    def _execute(self, params: NDArray[np.float32], between: Callable[[], None] = lambda: None) -> None:
-        """Runs the plan on what is in its input, fetches `params` and waits for them."""
-        stream, to_host = self._stream, self._cuda.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        started = self._context.execute_async_v3(int(stream))
-        between()
-        if started:
-            source = self._buffers[OUTPUT]
-            self._cuda.call("cudaMemcpyAsync", params.ctypes.data, source, params.nbytes, to_host, stream)
-        self._cuda.call("cudaStreamSynchronize", stream)
-        self._require(started, "could not be run")
+    def _execute(self, context: Any, stream: int) -> None:
+        self._require(context.execute_async_v3(stream), "could not be run")
+
+    def _write(self, crops: NDArray[np.uint8]) -> None:
+        self._crops.host[: crops.size].reshape(crops.shape)[...] = crops
+
+    def _params_bytes(self, count: int) -> int:
+        return count * self.manifest.num_params * 4
+
+    def _wait(self) -> None:
+        self._cuda.call("cudaStreamSynchronize", self._stream)
 
     def _require(self, done: bool, complaint: str) -> None:
         if not done:
@@ -205,12 +370,17 @@ class TensorRTEngine(Closing):
             )
 
     def close(self) -> None:
-        """Keeps what TensorRT-RTX compiled, and frees context, engine, buffers and stream."""
-        if self._context is None:
-            return
-        self._keep_cache()
-        self._context = self._engine = self._runtime = self._cache = None  # in this order: each needs the next
-        self._resources.close()
+        """Keeps what TensorRT-RTX compiled, and frees contexts, graphs, engine, memory and the own stream."""
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
+            self._keep_cache()
+            with self._cuda.on_device(self._device):
+                self._resources.close()
+
+    def _let_go(self) -> None:
+        self._make_context = self._cache = self._engine = self._runtime = None  # in this order: each needs the next
 
     def _keep_cache(self) -> None:
         if self._cache is None:
@@ -221,144 +391,6 @@ class TensorRTEngine(Closing):
                 write_atomically(self._cache_file, data)
         except (OSError, TypeError) as error:  # TypeError: nothing to serialize
             _log.debug("%s: not kept: %s", self._cache_file, error)
-
-
-class Cuda:
-    """CUDA's runtime with its error codes as errors.
-
-    Raises:
-        EngineUnavailableError: no `cuda-bindings`, no driver or no GPU; from `call`, what CUDA says.
-    """
-
-    def __init__(self) -> None:
-        """Finds CUDA and a GPU."""
-        try:
-            self.runtime: Any = importlib.import_module("cuda.bindings.runtime")
-        except ImportError:
-            raise EngineUnavailableError(
-                "running a plan needs cuda-bindings, which are not installed; run: pip install 'cln[gpu]'"
-            ) from None
-        error, count = self.runtime.cudaGetDeviceCount()
-        if error != self.runtime.cudaError_t.cudaSuccess or not count:
-            raise EngineUnavailableError(
-                f"running a plan needs an NVIDIA GPU and its driver, and CUDA finds none here ({self._text(error)})"
-            )
-
-    def call(self, name: str, *args: Any) -> Any:
-        """Calls a function of CUDA's runtime by name; its result without the error code, None where that is all."""
-        error, *values = getattr(self.runtime, name)(*args)
-        if error != self.runtime.cudaError_t.cudaSuccess:
-            raise EngineUnavailableError(f"CUDA's {name} failed ({self._text(error)})")
-        return values[0] if values else None
-
-    def compute_capability(self) -> tuple[int, int]:
-        """Of CUDA's current GPU, such as (8, 9)."""
-        device = self.call("cudaGetDevice")
-        attributes = self.runtime.cudaDeviceAttr
-        major, minor = (
-            int(self.call("cudaDeviceGetAttribute", attribute, device))
-            for attribute in (
-                attributes.cudaDevAttrComputeCapabilityMajor,
-                attributes.cudaDevAttrComputeCapabilityMinor,
-            )
-        )
-        return major, minor
-
-    def name(self) -> str:
-        """Of CUDA's current GPU, with its compute capability."""
-        properties = self.call("cudaGetDeviceProperties", self.call("cudaGetDevice"))
-        major, minor = self.compute_capability()
-        text = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
-        return f"{text.rstrip(chr(0))} (compute capability {major}.{minor})"
-
-    def driver_version(self) -> str:
-        """Newest CUDA that the driver serves, such as "13.0"."""
-        number = int(self.call("cudaDriverGetVersion"))
-        return f"{number // 1000}.{number % 1000 // 10}"
-
-    def _text(self, error: Any) -> str:
-        _, text = self.runtime.cudaGetErrorString(error)
-        return text.decode() if isinstance(text, bytes) else str(text)
-
-
-def read_plan_manifest(file: Path, plan: bytes) -> Manifest:
-    """The manifest beside a plan, checked against the plan's bytes.
-
-    Raises:
-        FileFormatError: it is missing or broken, or the plan isn't the one it was written for.
-    """
-    beside = file.with_name(f"{file.name}.json")
-    if not beside.is_file():
-        raise FileFormatError(
-            f"{file}: expected its manifest {beside.name} beside it, found none; keep the two files together, or build "
-            "the engine again with python -m export.build_engine"
-        )
-    manifest = Manifest.from_json(beside.read_bytes(), name=str(beside))
-    if manifest.builder not in PACKAGES:
-        raise FileFormatError(
-            f"{beside}: expected a plan of {' or '.join(PACKAGES)}, got one of '{manifest.builder}'; build it again"
-        )
-    if not 1 <= manifest.batch_range[0] <= manifest.batch_range[1]:
-        raise FileFormatError(f"{beside}: expected a batch range from 1 on, got {manifest.batch_range}; build it again")
-    found = sha256(plan)
-    if found != manifest.plan_sha256:
-        raise FileFormatError(
-            f"{file}: expected {beside.name}'s plan (sha256 {str(manifest.plan_sha256)[:12]}), got {len(plan)} bytes "
-            f"of sha256 {found[:12]}; one of them is truncated, edited or from another build: fetch or build both again"
-        )
-    return manifest
-
-
-def import_library(builder: str) -> Any:
-    """The module `tensorrt_rtx` or `tensorrt`.
-
-    Raises:
-        EngineUnavailableError: it is not installed, or its libraries cannot be loaded.
-    """
-    try:
-        return importlib.import_module(builder)
-    except (ImportError, OSError) as error:
-        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be loaded ({error})"
-        raise EngineUnavailableError(f"{_NAMES[builder]} {reason}; run: pip install '{PACKAGES[builder]}'") from None
-
-
-def check_compute_capability(gpu: tuple[int, int], plan: tuple[str, ...]) -> None:
-    """Makes sure that a plan for compute capabilities such as "8.9" or "8.0+" (and later) serves a GPU.
-
-    Raises:
-        EngineUnavailableError: it doesn't.
-    """
-    for text in plan:
-        major, minor = (int(part) for part in text.removesuffix("+").split("."))
-        if gpu == (major, minor) or (text.endswith("+") and gpu > (major, minor)):
-            return
-    have = f"{gpu[0]}.{gpu[1]}"
-    raise EngineUnavailableError(
-        f"expected a GPU of compute capability {' or '.join(plan)}, got {have}; build the engine for it with "
-        f"--compute-capability {have}"
-    )
-
-
-@functools.cache
-def logger(builder: str) -> Any:
-    """The one logger of a library (it takes no second one): all goes to `logging`, `reason()` gives the last error."""
-    library = import_library(builder)
-
-    class Logger(library.ILogger):  # type: ignore[misc, name-defined]  # the class exists only once the library is imported
-        def __init__(self) -> None:
-            library.ILogger.__init__(self)
-            self._last_error: str | None = None
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
-                self._last_error = " ".join(message.split())
-            _log.debug("%s: %s", builder, message)
-
-        def reason(self) -> str:
-            text, self._last_error = self._last_error, None
-            return text or "it gave no reason"
-
-    return Logger()
 
 
 def _way_out(file: Path) -> str:

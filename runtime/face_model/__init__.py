@@ -86,11 +86,7 @@ class FaceModel:
     def check_params(self, params: ArrayLike) -> NDArray[np.float32]:
         """`params` as float32 (…, 12 + S + E), or an `InvalidInputError`."""
         values = np.asarray(params)
-        if (
-            not np.issubdtype(values.dtype, np.floating)
-            or values.ndim not in (1, 2)
-            or values.shape[-1] != self.num_params
-        ):
+        if values.dtype.kind != "f" or values.ndim not in (1, 2) or values.shape[-1] != self.num_params:
             raise InvalidInputError(
                 f"params: expected floats of shape ({self.num_params},) or (B, {self.num_params}) for face model "
                 f"'{self.name}', got {values.dtype} {values.shape}; check that engine and face model belong together"

@@ -47,6 +47,10 @@ def test_latency_writes_figures_a_table_and_a_plot(engine_file, mobilenet, tmp_p
         whole = row["p50_ms"][expected[-1]]
         assert row["faces_per_second"] == pytest.approx(1000 * row["batch"] / whole, rel=0.01)
     table = (out / "l.md").read_text()
+    first, *_, last = [row for row in rows if row["engine"] == engine_file.name]
+    ratios = f"| {last['p50_ms']['end_to_end'] / last['p50_ms']['network']:.2f} | {last['faces_per_second']:.0f} | "
+    alone = next(row for row in rows if (row["engine"], row["threads"]) == (first["engine"], 2))
+    assert f"{ratios}{last['faces_per_second'] / alone['faces_per_second']:.2f} |" in table
     assert table.count("\n| mean_face.onnx |") == table.count("\n| mobilenet.onnx |") == 4
     assert table.strip() in capsys.readouterr().out
     assert (out / "l.png").read_bytes().startswith(b"\x89PNG")

@@ -13,8 +13,10 @@ pytest.importorskip("onnxruntime")
 
 from export.build_engine import main  # noqa: E402
 from export.precision import onnx_layer_types  # noqa: E402
+from runtime.engines.cuda import Cuda  # noqa: E402
 from runtime.engines.onnx import OnnxEngine  # noqa: E402
-from runtime.engines.tensorrt import Cuda, TensorRTEngine, read_plan_manifest  # noqa: E402
+from runtime.engines.plans import read_plan_manifest  # noqa: E402
+from runtime.engines.tensorrt import TensorRTEngine  # noqa: E402
 from runtime.errors import EngineUnavailableError  # noqa: E402
 from runtime.files import sha256  # noqa: E402
 from tests.export.conftest import blobs  # noqa: E402

@@ -1,4 +1,7 @@
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -110,3 +113,22 @@ def test_an_edited_manifest_is_refused(edit, message):
 def test_what_is_no_manifest_is_refused(text):
     with pytest.raises(FileFormatError):
         Manifest.from_json(text, name="m")
+
+
+def test_files_written_in_several_threads_leave_the_process_s_umask(tmp_path, monkeypatch):
+    real = os.umask
+
+    def slow(mask):
+        before = real(mask)
+        time.sleep(0.01)
+        return before
+
+    monkeypatch.setattr(os, "umask", slow)
+    before = real(0o022)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda name: write_atomically(tmp_path / name, b"x"), "ab"))
+        assert real(0o022) == 0o022
+        assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+    finally:
+        real(before)

@@ -3,18 +3,30 @@
 Where there is no GPU, the kernel's source is compiled for the processor: the same arithmetic, thread after thread.
 """
 
-import ctypes
-import shutil
-import subprocess
-from importlib import resources
+import contextlib
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime import EngineUnavailableError, InvalidInputError, Roi, crop
-from runtime.engines.gpu_crop import check_device, compile_kernel, device_frame, is_on_gpu, launch_crop
-from runtime.engines.tensorrt import Cuda
+from runtime.engines.cuda import Cuda, Staging
+from runtime.engines.gpu_crop import (
+    DeviceFrame,
+    check_device,
+    compile_kernel,
+    device_frame,
+    is_on_gpu,
+    job_bytes,
+    kernel_for,
+    launch_crop,
+    stage_frame,
+    write_job,
+)
+from tests.runtime.pretended_gpu import DlpackFrame, compiler, crop_on_processor
 
 SIZE = 48
 REGIONS = [
@@ -39,43 +51,23 @@ def test_the_kernel_compiles(architecture):
     assert len(compile_kernel(architecture).code) > 1000
 
 
-@pytest.fixture(scope="module")
-def kernel(tmp_path_factory):
-    """The kernel on the processor: `run(frame, regions, size)`."""
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+def as_it_lies(frame):
+    return DeviceFrame(address=frame.ctypes.data, height=len(frame), width=frame.shape[1], row_bytes=frame.strides[0])
+
+
+@pytest.fixture
+def kernel():
+    """The kernel on the processor: `run(frame, regions, size)`, the frame an array or a `DeviceFrame`."""
+    if compiler() is None:
         pytest.skip("no C++ compiler to run the kernel's arithmetic with")
-    folder = tmp_path_factory.mktemp("kernel")
-    source = (resources.files("runtime") / "assets" / "crop.cu").read_text(encoding="utf-8")
-    shim = "#include <cmath>\nusing std::floor; using std::fmax; using std::fmin;\n"
-    shim += "#define __device__\n#define __global__\n"
-    shim += "struct Index { int x, y, z; };\nstatic Index blockIdx, threadIdx, blockDim = {1, 1, 1};\n"
-    loop = """
-extern "C" void run(const unsigned char* frame, int height, int width, long long row_bytes, const double* regions,
-                    int count, int size, unsigned char* crops) {
-  for (blockIdx.z = 0; blockIdx.z < count; ++blockIdx.z)
-    for (blockIdx.y = 0; blockIdx.y < size; ++blockIdx.y)
-      for (blockIdx.x = 0; blockIdx.x < size; ++blockIdx.x) crop(frame, height, width, row_bytes, regions, size, crops);
-}
-"""
-    (folder / "crop.cpp").write_text(shim + source + loop)
-    command = [compiler, "-O2", "-shared", "-fPIC", "-ffp-contract=off", "-o", "crop.so", "crop.cpp"]
-    subprocess.run(command, cwd=folder, check=True)
-    library = ctypes.CDLL(str(folder / "crop.so"))
 
     def run(frame, regions, size):
-        crops = np.zeros((len(regions), size, size, 3), np.uint8)
-        values = np.array(regions, np.float64)
-        void = ctypes.c_void_p
-        library.run(
-            void(frame.ctypes.data),
-            *frame.shape[:2],
-            ctypes.c_longlong(frame.strides[0]),
-            void(values.ctypes.data),
-            len(values),
-            size,
-            void(crops.ctypes.data),
-        )
+        rois = [Roi(center_x=x, center_y=y, side=side) for x, y, side in regions]
+        crops = np.zeros((len(rois), size, size, 3), np.uint8)
+        job = np.zeros(job_bytes(len(rois)), np.uint8)
+        write_job(job, as_it_lies(frame) if isinstance(frame, np.ndarray) else frame, rois)
+        header = job_bytes(0)
+        crop_on_processor(job.ctypes.data, job.ctypes.data + header, len(rois), size, crops.ctypes.data)
         return crops
 
     return run
@@ -106,6 +98,42 @@ def test_rows_with_a_pitch_and_several_regions(kernel):
         np.testing.assert_array_equal(many[i], kernel(photograph(), [region], SIZE)[0])
 
 
+class HostStaging:
+    """Staging whose GPU memory is the processor's, poisoned: what was not copied there shows."""
+
+    def reserve(self, size):
+        self.host, self.memory = np.zeros(size, np.uint8), np.full(size, 255, np.uint8)
+        self.device = self.memory.ctypes.data
+
+    def upload(self, size, stream):
+        self.memory[:size] = self.host[:size]
+
+
+_WHERE = st.floats(-120, 250)
+
+
+@given(st.lists(st.tuples(_WHERE, _WHERE, st.floats(0.5, 400)), min_size=1, max_size=3))
+def test_of_a_frame_in_host_memory_all_that_is_read_is_copied(regions):
+    if compiler() is None:
+        pytest.skip("no C++ compiler to run the kernel's arithmetic with")
+    frame, size = np.random.default_rng(2).integers(0, 250, (61, 97, 3), dtype=np.uint8), 8
+    rois = [Roi(center_x=x, center_y=y, side=side) for x, y, side in regions]
+    staging, results = HostStaging(), []
+    for place in (as_it_lies(frame), stage_frame(frame, rois, size, staging, 7)):
+        job, crops = np.zeros(job_bytes(len(rois)), np.uint8), np.zeros((len(rois), size, size, 3), np.uint8)
+        write_job(job, place, rois)
+        crop_on_processor(job.ctypes.data, job.ctypes.data + job_bytes(0), len(rois), size, crops.ctypes.data)
+        results.append(crops)
+    np.testing.assert_array_equal(*results)
+    assert staging.memory.size <= frame.size
+
+
+def test_a_small_face_of_a_large_frame_is_not_the_whole_frame():
+    staging = HostStaging()
+    stage_frame(np.zeros((1080, 1920, 3), np.uint8), [Roi(center_x=900, center_y=500, side=300)], 224, staging, 7)
+    assert 300 * 300 * 3 <= staging.memory.size < 310 * 310 * 3
+
+
 def on_gpu(**changes):
     values = {"shape": (4, 5, 3), "typestr": "|u1", "data": (4096, False), "version": 3, **changes}
     return SimpleNamespace(__cuda_array_interface__=values)
@@ -134,13 +162,104 @@ def test_frames_of_another_form_are_refused(changes, message):
         device_frame(on_gpu(**changes))
 
 
-def test_a_frame_on_another_gpu_is_refused():
-    answers = {"cudaPointerGetAttributes": SimpleNamespace(device=1), "cudaGetDevice": 0}
-    cuda = SimpleNamespace(call=lambda name, *_: answers[name])
-    with pytest.raises(InvalidInputError, match=r"expected it on GPU 0, .*got it on GPU 1"):
+def test_frames_by_dlpack_alone():
+    pytest.importorskip("cuda.core")
+    wide = np.zeros((4, 9, 3), np.uint8)
+    given = DlpackFrame(wide[:, :5])
+    assert is_on_gpu(given) and is_on_gpu(DlpackFrame(wide, device=13))
+    frame = device_frame(given, 7)
+    assert (frame.address, frame.height, frame.width, frame.row_bytes) == (wide.ctypes.data, 4, 5, 27)
+    assert frame.stream is None and given.streams[-1] == 7  # its producer makes stream 7 wait
+    assert given.held == 1
+    del frame
+    assert given.held == 0
+
+
+def test_host_memory_is_no_gpu_s_whatever_interfaces_it_has():
+    class Pinned:
+        def __dlpack_device__(self):
+            return 3, 0
+
+        __dlpack__ = None
+
+    assert not any(is_on_gpu(image) for image in (np.zeros((4, 5, 3), np.uint8), Pinned(), [1], None))
+
+
+def test_where_both_interfaces_are_dlpack_is_asked():
+    pytest.importorskip("cuda.core")
+    both = DlpackFrame(np.zeros((4, 5, 3), np.uint8))
+    both.__cuda_array_interface__ = on_gpu().__cuda_array_interface__
+    assert device_frame(both).address == both.frame.ctypes.data
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (np.zeros((3, 4, 5), np.uint8), "expected uint8"),
+        (np.zeros((4, 5), np.uint8), "expected uint8"),
+        (np.zeros((3, 4, 5), np.uint8).transpose(1, 2, 0), "make it contiguous"),
+        (None, r"DLPack, got DlpackFrame, which refuses \(asks for grad\)"),
+    ],
+)
+def test_frames_by_dlpack_of_another_form_are_refused(frame, message):
+    pytest.importorskip("cuda.core")
+
+    def refuse(stream):
+        raise BufferError("asks for grad")
+
+    image = DlpackFrame(frame) if frame is not None else DlpackFrame(np.zeros((4, 5, 3), np.uint8), produce=refuse)
+    with pytest.raises(InvalidInputError, match=message):
+        device_frame(image)
+    assert image.held == 0
+
+
+def test_dlpack_without_cuda_core_names_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cuda.core.utils", None)
+    with pytest.raises(EngineUnavailableError, match=r"pip install 'cln\[gpu\]'"):
+        device_frame(DlpackFrame(np.zeros((4, 5, 3), np.uint8)))
+
+
+UNREGISTERED, HOST, DEVICE = 0, 1, 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "owner", "message"),
+    [
+        (DEVICE, 1, None),
+        (DEVICE, 0, r"expected it on GPU 1, .*got it on GPU 0"),
+        (HOST, 0, None),  # pinned memory, which all GPUs can read
+        (UNREGISTERED, -2, r"0x1000, which CUDA doesn't know"),
+    ],
+)
+def test_a_frame_must_be_where_the_engine_can_read_it(kind, owner, message):
+    answers = {"cudaPointerGetAttributes": SimpleNamespace(type=kind, device=owner), "cudaGetDevice": 1}
+    kinds = SimpleNamespace(cudaMemoryTypeUnregistered=UNREGISTERED, cudaMemoryTypeDevice=DEVICE)
+    cuda = SimpleNamespace(call=lambda name, *_: answers[name], runtime=SimpleNamespace(cudaMemoryType=kinds))
+    with pytest.raises(InvalidInputError, match=message) if message else contextlib.nullcontext():
         check_device(device_frame(on_gpu()), cuda)
-    answers["cudaGetDevice"] = 1
-    check_device(device_frame(on_gpu()), cuda)
+
+
+def test_cuda_core_has_what_the_launch_uses():
+    core = pytest.importorskip("cuda.core")
+    config = core.LaunchConfig(grid=(3, 3, 2), block=(16, 16, 1))
+    assert (config.grid, config.block) == ((3, 3, 2), (16, 16, 1))
+    assert callable(core.launch) and callable(core.Stream.from_handle) and callable(core.Device.set_current)
+
+
+def test_a_launch_covers_all_pixels_and_tells_why_it_fails(monkeypatch):
+    launched = []
+    core = SimpleNamespace(
+        Device=lambda: SimpleNamespace(set_current=lambda: None),
+        LaunchConfig=lambda grid, block: (grid, block),
+        Stream=SimpleNamespace(from_handle=lambda handle: ("stream", handle)),
+        launch=lambda *arguments: launched.append(arguments),
+    )
+    monkeypatch.setitem(sys.modules, "cuda.core", core)
+    launch_crop("kernel", 1000, 3, 40, 5000, 7)
+    assert launched == [(("stream", 7), ((3, 3, 3), (16, 16, 1)), "kernel", 1000, 1024, 40, 5000)]
+    core.launch = lambda *arguments: 1 // 0
+    with pytest.raises(EngineUnavailableError, match=r"could not be started \(integer division"):
+        launch_crop("kernel", 1000, 3, 40, 5000, 7)
 
 
 def no_gpu() -> str:
@@ -153,24 +272,30 @@ def no_gpu() -> str:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(bool(no_gpu()), reason=no_gpu())
-def test_a_gpu_computes_what_the_cpu_does():
-    cuda, frame = Cuda(), photograph()
-    regions = np.array(REGIONS, np.float64)
-    crops = np.zeros((len(REGIONS), SIZE, SIZE, 3), np.uint8)
-    kinds, stream = cuda.runtime.cudaMemcpyKind, cuda.call("cudaStreamCreate")
-    places = [int(cuda.call("cudaMalloc", array.nbytes)) for array in (frame, regions, crops)]
-    try:
-        for array, place in zip((frame, regions), places, strict=False):
-            cuda.call("cudaMemcpy", place, array.ctypes.data, array.nbytes, kinds.cudaMemcpyHostToDevice)
-        place = device_frame(on_gpu(shape=frame.shape, data=(places[0], True)))
-        check_device(place, cuda)
-        launch_crop(cuda, place, places[1], len(REGIONS), SIZE, places[2], int(stream))
+@pytest.mark.parametrize("host", [False, True], ids=["frame on the GPU", "frame in host memory"])
+def test_a_gpu_computes_what_the_cpu_does(host):
+    cuda, photo = Cuda(), photograph()
+    rois = [Roi(center_x=x, center_y=y, side=side) for x, y, side in REGIONS]
+    kernel = kernel_for("sm_{}{}".format(*cuda.compute_capability()))
+    with contextlib.ExitStack() as owner:
+        stream = int(cuda.call("cudaStreamCreate"))
+        owner.callback(cuda.call, "cudaStreamDestroy", stream)
+        sizes = (photo.nbytes, job_bytes(len(rois)), len(rois) * SIZE * SIZE * 3)
+        frame, job, crops = (Staging(cuda, size) for size in sizes)
+        for staging in (frame, job, crops):
+            owner.callback(staging.close)
+        if host:
+            place = stage_frame(photo, rois, SIZE, frame, stream)
+        else:
+            frame.host[:] = photo.reshape(-1)
+            frame.upload(photo.nbytes, stream)
+            place = device_frame(on_gpu(shape=photo.shape, data=(frame.device, True)))
+            check_device(place, cuda)
+        write_job(job.host, place, rois)
+        job.upload(job.host.size, stream)
+        launch_crop(kernel, job.device, len(rois), SIZE, crops.device, stream)
+        crops.download(crops.host.size, stream)
         cuda.call("cudaStreamSynchronize", stream)
-        cuda.call("cudaMemcpy", crops.ctypes.data, places[2], crops.nbytes, kinds.cudaMemcpyDeviceToHost)
-    finally:
-        for place in places:
-            cuda.call("cudaFree", place)
-        cuda.call("cudaStreamDestroy", stream)
-    expected = crop(frame, [Roi(center_x=x, center_y=y, side=side) for x, y, side in REGIONS], SIZE)
-    difference = np.abs(crops.astype(int) - expected)
+        result = crops.host.reshape(len(rois), SIZE, SIZE, 3).copy()
+    difference = np.abs(result.astype(int) - crop(photo, rois, SIZE))
     assert difference.max() <= 6 and difference.mean() < 0.6

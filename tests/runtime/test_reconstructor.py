@@ -128,12 +128,28 @@ def test_a_missing_library_is_named_with_the_way_out(engine_file, monkeypatch):
         load_engine(engine_file, providers=["NowhereExecutionProvider"])
 
 
-@pytest.mark.parametrize(("cores", "expected"), [(1, 1), (3, 3), (64, 4)])
-def test_threads_by_default_are_the_cores_one_may_use(engine_file, monkeypatch, cores, expected):
+@pytest.mark.parametrize(
+    ("cores", "quota", "expected"),
+    [
+        (1, None, 1),
+        (3, None, 3),
+        (64, None, 4),  # a machine with many cores
+        (64, "max 100000", 4),  # a container without a limit
+        (64, "250000 100000", 2),  # one that may use two and a half cores
+        (64, "50000 100000", 1),
+        (2, "400000 100000", 2),
+        (64, "of another form", 4),
+    ],
+)
+def test_threads_by_default_are_the_cores_one_may_use(engine_file, monkeypatch, tmp_path, cores, quota, expected):
     onnxruntime = pytest.importorskip("onnxruntime")
     seen = []
     make = onnxruntime.InferenceSession
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    limit = tmp_path / "cpu.max"
+    if quota is not None:
+        limit.write_text(f"{quota}\n")
+    monkeypatch.setattr("runtime.cores._QUOTA", limit)
     monkeypatch.setattr(
         onnxruntime,
         "InferenceSession",

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import InvalidInputError, Roi, crop
+from runtime.roi import to_image
 
 coordinates = st.floats(-5000, 5000)
 rois = st.builds(Roi, center_x=coordinates, center_y=coordinates, side=st.floats(1, 4000))
@@ -15,6 +16,33 @@ rois = st.builds(Roi, center_x=coordinates, center_y=coordinates, side=st.floats
 def test_a_point_goes_to_the_crop_and_back(roi, size, point):
     there = roi.to_crop(np.array([point]), size)
     assert np.abs(roi.to_image(there, size) - point).max() < 1e-3
+
+
+def test_many_regions_take_their_points_back_at_once():
+    some = [Roi(center_x=900.5, center_y=-3, side=40), Roi(center_x=10, center_y=700, side=900)]
+    points = np.random.default_rng(0).uniform(-10, 130, (2, 5, 3)).astype(np.float32)
+    together = to_image(points, some, 120)
+    assert together.dtype == np.float32 and to_image(points[:0], [], 120).shape == (0, 5, 3)
+    for roi, given_, found in zip(some, points, together, strict=True):
+        np.testing.assert_array_equal(found, roi.to_image(given_, 120))
+        # the middle of the crop is the region's centre, z is scaled alone
+        center = np.array([roi.center_x, roi.center_y, 0])
+        np.testing.assert_allclose(found, center + (given_ - [59.5, 59.5, 0]) * roi.side / 120, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [2.1, 3.7, 9.5])
+def test_four_channels_give_the_bytes_of_three(monkeypatch, scale):
+    image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    regions = [Roi(center_x=x, center_y=210, side=32 * scale) for x in (120, 395)]
+    through_four = crop(image, regions, 32)
+
+    def pass_on(pixels, code, dst=None):
+        if dst is None:
+            return pixels
+        dst[:] = pixels
+
+    monkeypatch.setattr("cv2.cvtColor", pass_on)
+    np.testing.assert_array_equal(through_four, crop(image, regions, 32))
 
 
 @given(st.floats(-200, 300), st.floats(-200, 300), st.floats(4, 300), st.integers(4, 96))
