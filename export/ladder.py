@@ -16,13 +16,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from runtime.errors import ClnError, EngineUnavailableError, InvalidInputError
 from runtime.face_model import FaceModel, load_face_model
 from runtime.files import sha256
 from runtime.manifest import Manifest, Parity
 
 if TYPE_CHECKING:
-    from export.parity import Comparison, Gate, ParityCrops, Run
+    from export.parity import Comparison, Gate, LabelledFaces, ParityCrops, Run
     from export.plan import Plan
     from export.quantize import Quantized
     from training.checkpoint import Checkpoint
@@ -45,12 +47,13 @@ class Ladder:
 
     def __init__(self, model: CLN, face_model: FaceModel, crops: Path | None = None) -> None:
         """Renders the faces and runs the network on them; `crops` is a folder with more of them."""
-        from export.parity import Comparison, parity_crops
+        from export.parity import FACES, Comparison, parity_crops
         from training.model import reparameterize
 
         started = time.perf_counter()
         self._model, self._face_model = model, face_model
-        self.crops: ParityCrops = parity_crops(model.config.input_size, face_model, crops)
+        self._rendered = self._render(range(FACES))
+        self.crops: ParityCrops = parity_crops(model.config.input_size, self._rendered, crops)
         self.comparison: Comparison = Comparison(model, self.crops, face_model)
         counts = f"{len(self.crops.faces)} of faces, {len(self.crops.noise)} of noise"
         say("crops", counts if len(self.crops.faces) else f"{counts}: noise is gated, for want of faces", started)
@@ -96,13 +99,13 @@ class Ladder:
 
     def quantize(self) -> None:
         """Quantized on calibration faces, measured on held-out ones."""
-        from export.parity import onnx_run
+        from export.parity import FACES, onnx_run
         from export.quantize import INT8_GATE, quantize
 
         started = time.perf_counter()
         first = _CALIBRATION_START
-        calibration = self._compare(range(first, first + CALIBRATION)).with_own_labels()
-        held_out = self._compare(range(HELD_OUT)).with_own_labels()
+        calibration = self._compare(self._render(range(first, first + CALIBRATION)))
+        held_out = self._compare(self._rendered, self._render(range(FACES, HELD_OUT)))
         say("INT8 faces", f"{CALIBRATION} to calibrate, {HELD_OUT} held out, NME {held_out.nme or 0.0:.3f} %", started)
         started = time.perf_counter()
         self.quantized: Quantized = quantize(self.float32, calibration, say=lambda text: say("INT8 sensitivity", text))
@@ -129,17 +132,23 @@ class Ladder:
         say(step, parity_text(parity), started)
         return parity
 
-    def _compare(self, indices: range) -> Comparison:
-        from export.parity import Comparison, ParityCrops, synthetic_faces
+    def _render(self, indices: range) -> LabelledFaces:
+        from export.parity import synthetic_faces
 
-        faces, labels = synthetic_faces(self._model.config.input_size, self._face_model, indices)
+        return synthetic_faces(self._model.config.input_size, self._face_model, indices)
+
+    def _compare(self, *rendered: LabelledFaces) -> Comparison:
+        """The network on rendered faces, its own answers for labels where there are none."""
+        from export.parity import Comparison, ParityCrops
+
+        faces, labels = (np.concatenate(arrays) for arrays in zip(*rendered, strict=True))
         if not len(faces):
             raise InvalidInputError(
                 "--precision int8: expected rendered faces to calibrate with, but training.synthetic or numba is "
                 "missing; run: pip install 'cln[export]'"
             )
         crops = ParityCrops(faces=faces, noise=self.crops.noise, labels=labels)
-        return Comparison(self._model, crops, self._face_model)
+        return Comparison(self._model, crops, self._face_model).with_own_labels()
 
     def _departure(self, reference: CLN, step: CLN | bytes, kind: str) -> str:
         from export.departure import first_departure, onnx_outputs, torch_outputs

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.batches import IMAGE_SUFFIXES
 from runtime.errors import ClnError, InvalidInputError
 from runtime.face_model import FaceModel, load_face_model
 from runtime.manifest import Parity
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 FACES = 48
 NOISE = 8
 BATCH = 32  # crops at a time: all at once would need gigabytes
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 _SEED = 20  # of the rendered faces; training renders with others
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+LabelledFaces = tuple[NDArray[np.uint8], NDArray[np.float32]]  # crops (B, S, S, 3), true params (L, 62) of the first L
 
 
 class ParityError(ClnError):
@@ -76,13 +77,13 @@ class ParityCrops:
         return self.faces if len(self.faces) else self.noise
 
 
-def parity_crops(size: int, face_model: FaceModel, folder: Path | None = None, *, count: int = FACES) -> ParityCrops:
-    """Synthetic faces where they can be rendered, those of the photographs in `folder`, and noise; always the same.
+def parity_crops(size: int, rendered: LabelledFaces, folder: Path | None = None) -> ParityCrops:
+    """Rendered faces, those of the photographs in `folder`, and noise, which is always the same.
 
     Raises:
         InvalidInputError: the folder holds no images.
     """
-    faces, labels = synthetic_faces(size, face_model, range(count))
+    faces, labels = rendered
     more = [] if folder is None else [_folder_crops(folder, size)]
     return ParityCrops(faces=np.concatenate([faces, *more]), noise=noise_crops(size), labels=labels)
 
@@ -96,7 +97,7 @@ def noise_crops(size: int, count: int = NOISE) -> NDArray[np.uint8]:
     return np.concatenate([white, *(crop(image, [roi], size) for image in coarse)])
 
 
-def synthetic_faces(size: int, face_model: FaceModel, indices: range) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+def synthetic_faces(size: int, face_model: FaceModel, indices: range) -> LabelledFaces:
     """Renders of `training.synthetic`, or none where that cannot be imported, and their labels.
 
     The labels are params of the bundled face model: for another one there are none.

@@ -1,9 +1,9 @@
 """INT8 for the CPU: a float32 graph becomes a QDQ graph through ONNX Runtime's quantizer, calibrated on face crops.
 
-Quantized are the streams' convolutions, with the ReLUs behind them, and the fusion's: weights int8 per channel,
-activations uint8 per tensor, ranges by the extremes that the calibration crops show. The rest stays float32: both first
-layers (with three input channels they are slower in INT8), attention, head and de-whitening, whose share of the time is
-small and whose rounding costs most of the accuracy.
+Quantized are the streams' convolutions, with the ReLUs behind them, and the fusion: weights int8 per channel,
+activations uint8 per tensor, ranges by the extremes that the calibration crops show. What comes before them works on
+the crops' bytes (`export.byte_input`). The rest stays float32: attention and head, whose share of the time is small and
+whose rounding would cost as much accuracy as that of all the others together.
 
 RepVGG's folded kernels lose accuracy here, some far more than others. So the layers are tried: while NME moves by more
 than half of its gate on the calibration faces, the layer that alone moves the landmarks most goes back to float32.
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.byte_input import feed_bytes, feeding
 from export.onnx_graph import INPUT
 from export.parity import BATCH, Comparison, Gate, ParityError, onnx_run
 from export.precision import PrecisionError
@@ -29,6 +30,7 @@ from runtime.errors import EngineUnavailableError
 
 INT8_GATE = Gate(delta_nme=0.1)
 _FEW_CHANNELS = 8  # a layer with fewer input channels is slower in INT8
+_FUSION = "fusion"
 _LARGEST_SHARE = 0.5  # of the layers that may stay float32: beyond it, INT8 is not worth its name
 
 
@@ -106,15 +108,18 @@ class _Float32Graph:
         import onnx
 
         model = onnx.load_model_from_string(data)
-        _pool_by_convolution(model)
+        self._overrides = feed_bytes(model)
         self._data = model.SerializeToString()
-        inputs = {tensor.name: tensor.dims[1] for tensor in model.graph.initializer if len(tensor.dims) == 4}
+        inputs = {tensor.name: tensor.dims[1] for tensor in model.graph.initializer if len(tensor.dims) > 1}
         relus = {node.input[0]: node.name for node in model.graph.node if node.op_type == "Relu"}
-        self.candidates: dict[str, list[str]] = {}  # weights -> names of the convolution and of its ReLU
+        self.candidates: dict[str, list[str]] = {}  # weights -> names of the layer's node and of those that go with it
         for node in model.graph.node:
-            if node.op_type == "Conv" and inputs[node.input[1]] >= _FEW_CHANNELS and "cat." not in node.input[1]:
-                follower = [relus[node.output[0]]] if node.output[0] in relus else []
-                self.candidates[node.input[1].removesuffix(".weight")] = [node.name, *follower]
+            if node.op_type in ("Conv", "Gemm") and inputs.get(node.input[1], 0) >= _FEW_CHANNELS:
+                name = node.input[1].removesuffix(".weight")
+                if name == _FUSION:  # takes along what moves features on their way to it
+                    self.candidates[name] = [*(n.name for n in feeding(model.graph, node, "Relu")), node.name]
+                elif node.output[0] in relus:
+                    self.candidates[name] = [node.name, relus[node.output[0]]]
 
     def quantize(self, layers: list[str], calibration: Comparison) -> bytes:
         """The graph with these layers in INT8."""
@@ -134,6 +139,10 @@ class _Float32Graph:
                 weight_type=quantization.QuantType.QInt8,
                 per_channel=True,
                 nodes_to_quantize=nodes,
+                extra_options={
+                    "TensorQuantOverrides": self._overrides,
+                    "OpTypesToExcludeOutputQuantization": ["Gemm"],  # the fusion's: float32 goes on from there
+                },
             )
             data = out.read_bytes()
         done = len(quantized_layers(data))
@@ -151,26 +160,6 @@ class _Reader:
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch}
-
-
-def _pool_by_convolution(model: Any) -> None:
-    """The thumbnail's average pooling as a convolution, in place: the same sums, four times as fast in ONNX Runtime."""
-    import onnx
-
-    for index, node in enumerate(model.graph.node):
-        if node.op_type != "AveragePool":
-            continue
-        attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-        kernel, channels = attributes["kernel_shape"], 3
-        weight = np.zeros((channels, channels, *kernel), dtype=np.float32)
-        weight[range(channels), range(channels)] = 1 / np.prod(kernel)
-        name = f"{node.output[0]}.weight"
-        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
-        inputs, outputs = [node.input[0], name], list(node.output)
-        convolution = onnx.helper.make_node(
-            "Conv", inputs, outputs, name=node.name, kernel_shape=kernel, strides=attributes["strides"]
-        )
-        model.graph.node[index].CopyFrom(convolution)
 
 
 def _quantizer() -> Any:

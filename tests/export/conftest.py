@@ -13,7 +13,7 @@ from runtime import safetensors  # noqa: E402
 from runtime.face_model import FORMAT, FaceModel, load_face_model  # noqa: E402
 from training.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
 from training.config import CLNConfig, StreamConfig  # noqa: E402
-from training.model import CLN  # noqa: E402
+from training.model import CLN, reparameterize  # noqa: E402
 
 SIZE = 64
 
@@ -44,6 +44,15 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     path = folder / "face_model.safetensors"
     _write_face_model(path)
     return Sources(folder=folder, face_model_path=path, face_model=load_face_model(path), network=_network())
+
+
+@pytest.fixture(scope="session")
+def graph(sources: Sources) -> bytes:
+    """The network's float32 graph: the exporter takes seconds."""
+    pytest.importorskip("onnx")
+    from export.onnx_graph import export_graph
+
+    return export_graph(reparameterize(sources.network))
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from export.parity import FLOAT32_GATE, HALF_GATE, Comparison, ParityCrops, Pari
 from export.precision import PrecisionError, half_range, precision_of, to_mixed  # noqa: E402
 from runtime import Roi, crop, read_image  # noqa: E402
 from runtime.face_model import load_face_model  # noqa: E402
+from tests.export.conftest import blobs  # noqa: E402
 from training.model import reparameterize  # noqa: E402
 
 T_X = 3  # column 3 of the first row of the pose matrix
@@ -135,7 +136,7 @@ def test_rendered_faces(monkeypatch):
 def test_photographs_give_their_faces(sources):
     whole = parity._faces(np.full((90, 60, 3), 128, np.uint8), 64)  # no face: all of it, as for crops made before
     assert whole.shape == (1, 64, 64, 3)
-    crops = parity.parity_crops(64, sources.face_model, Path("examples"))
+    crops = parity.parity_crops(64, blobs(64, sources.face_model, range(4)), Path("examples"))
     (face,) = crops.faces[4:]
     photo = read_image("examples/astronaut.jpg")
     height, width = photo.shape[:2]

@@ -1,12 +1,14 @@
 """INT8: which layers it takes, which it leaves out, and that it says so when it may not pass."""
 
 import copy
+from collections import Counter
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxruntime.quantization")
 
 from export import ladder, quantize  # noqa: E402
@@ -23,11 +25,6 @@ from training.model import reparameterize  # noqa: E402
 def compare(sources, network, **changes):
     noise = noise_crops(64, 16)
     return Comparison(network, ParityCrops(faces=noise[8:], noise=noise[:4], **changes), sources.face_model)
-
-
-@pytest.fixture(scope="module")
-def graph(sources):
-    return export_graph(reparameterize(sources.network))
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +77,20 @@ def test_int8_file(sources, exported, tmp_path, monkeypatch, capsys):
     assert "INT8" in capsys.readouterr().out
 
 
-def test_first_layers_attention_and_head_stay_float32(sources, graph):
-    candidates = list(quantize._Float32Graph(graph).candidates)
-    assert "fusion" in candidates
-    assert not [name for name in candidates if name.startswith(("cat.", "head"))]
-    assert not {"global_stream.0.0", "local_stream.0.0"} & set(candidates)
+def test_streams_and_fusion_run_in_int8_and_all_else_in_float32(sources, graph, tmp_path):
+    calibration = compare(sources, sources.network)
+    plain = quantize._Float32Graph(graph)
+    assert not [name for name in plain.candidates if name.startswith(("cat.", "head"))]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    data = plain.quantize(list(plain.candidates), calibration)
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
     blocks = len(sources.network.global_stream) + len(sources.network.local_stream)
-    assert len(candidates) == blocks - 2 + 1
+    assert kinds["QLinearConv"] == blocks + 1  # the thumbnail's means too
+    assert kinds["QGemm"] == 1
+    assert kinds["Conv"] == kinds["QuantizeLinear"] == kinds["Cast"] == 0  # bytes until the fusion, never re-quantized
 
 
 def test_the_layer_that_int8_spoils_is_left_out(sources, monkeypatch):

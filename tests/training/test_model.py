@@ -7,7 +7,7 @@ import torch
 from runtime.errors import InvalidInputError
 from training.config import CLNConfig, StreamConfig, load_config
 from training.model import CLN, CoordinateAttention, RepVGGBlock, SelfShuffle, reparameterize
-from training.model.shuffle import arrange, cut, join
+from training.model.shuffle import arrange
 
 TINY = CLNConfig(
     input_size=32,
@@ -20,10 +20,18 @@ TINY = CLNConfig(
 )
 
 
+BatchNorm = torch.nn.BatchNorm1d | torch.nn.BatchNorm2d
+
+
+def cells_of(image: torch.Tensor) -> torch.Tensor:
+    """(B, C, S, S) -> its 4 x 4 cells in reading order, (B, 16, C, S / 4, S / 4)."""
+    return torch.stack([cell for row in image.chunk(4, dim=2) for cell in row.chunk(4, dim=3)], dim=1)
+
+
 def randomize_norms(model: torch.nn.Module) -> None:
     """Statistics and weights as a trained network's: far from the identity that a new norm is."""
     for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if isinstance(module, BatchNorm):
             module.running_mean.normal_(0, 0.5)
             module.running_var.uniform_(0.2, 3.0)
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -63,7 +71,7 @@ def test_reparameterized_network_agrees_and_leaves_the_original_alone(config: CL
     assert fused(crops).abs().max() > 0
     assert difference < 1e-4
     assert torch.equal(twice, fused(crops))
-    assert not any(isinstance(module, RepVGGBlock | torch.nn.BatchNorm2d) for module in fused.modules())
+    assert not any(isinstance(module, RepVGGBlock | BatchNorm) for module in fused.modules())
     after = model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
@@ -76,26 +84,20 @@ def test_fusing_in_training_mode_is_refused() -> None:
         model.global_stream[0].fuse()
 
 
-def test_cut_and_join_are_inverse_and_cells_are_where_they_belong() -> None:
-    image = torch.arange(2 * 3 * 8 * 8.0).reshape(2, 3, 8, 8)
-    cells = cut(image, 4)
-    assert torch.equal(cells[0, 6], image[0, :, 2:4, 4:6])  # reading order: row 1, column 2
-    assert torch.equal(join(cells, 4), image)
-
-
 def test_shuffle_shows_every_cell_but_one_and_the_thumbnail() -> None:
     config = load_config("edge").model
     shuffle = SelfShuffle(4, config.evaluation_order, config.thumbnail_cell).eval()
     image = torch.rand(2, 3, 16, 16)
     order, inverse = shuffle.draw(2)
-    places = cut(shuffle(image, order), 4)
-    cells = cut(image, 4)
+    places = cells_of(shuffle(image, order))
+    cells = cells_of(image)
     for place, cell in enumerate(config.evaluation_order):
         expected = cells[:, cell]
         if place == config.thumbnail_cell:
-            expected = image.reshape(2, 3, 4, 4, 4, 4).mean(dim=(3, 5))
+            expected = torch.nn.functional.avg_pool2d(image, 4)
         torch.testing.assert_close(places[:, place], expected)
-    restored = cut(shuffle.restore(shuffle(image, order), inverse), 4)
+    features = shuffle(image, order).permute(0, 2, 3, 1)
+    restored = cells_of(shuffle.restore(features, inverse).permute(0, 3, 1, 2))
     same = [bool(torch.equal(restored[:, cell], cells[:, cell])) for cell in range(16)]
     assert same.count(True) == 15 and not same[config.evaluation_order[config.thumbnail_cell]]
 
@@ -107,10 +109,13 @@ def test_shuffle_draws_anew_for_every_sample_in_training_and_never_in_eval() -> 
     order, inverse = shuffle.train().draw(8)
     assert len({tuple(row.tolist()) for row in order}) == 8
     assert all(sum(row == 16).item() == 1 for row in order)
-    cells = torch.arange(8 * 16.0).reshape(8, 16, 1, 1, 1)
-    shown = arrange(torch.cat([cells, -torch.ones(8, 1, 1, 1, 1)], dim=1), order)
+    cells = torch.arange(8 * 16.0).reshape(8, 1, 16, 1)
+    shown = arrange(torch.cat([cells, -torch.ones(8, 1, 1, 1)], dim=2), order)
     back = arrange(shown, inverse)
     assert ((back == cells) | (back == -1)).all()
+    image = torch.rand(8, 3, 16, 16)
+    own = torch.cat([shuffle(image[i : i + 1], order[i]) for i in range(8)])
+    assert torch.equal(shuffle(image, order), own)  # each sample goes by its own order
     fixed = [shuffle.eval().draw(8)[0] for _ in range(2)]
     assert torch.equal(*fixed) and fixed[0].shape == (16,)
 

@@ -2,6 +2,9 @@
 
 Coordinate attention (Hou et al., CVPR 2021, arXiv 2103.02907) gates a feature map by its row and column means; one
 pre-norm transformer encoder block then relates its cells. The paper names the parts; their order is our reading.
+
+Maps are channels-last here, (B, H, W, C), and their cells tokens, (B, H * W, C): a 1x1 convolution, as any linear
+layer, is then one matrix product over a flat list of them, its bias included, in every runtime.
 """
 
 from __future__ import annotations
@@ -10,35 +13,60 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.model.repvgg import fold_batch_norm, plain_convolution
+from training.model.repvgg import fold_batch_norm
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution of vectors, (N, I) -> (N, O); its weight is a convolution's, (O, I, 1, 1)."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
+        """From `inputs` to `outputs` channels."""
+        super().__init__(inputs, outputs, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map every vector."""
+        return functional.linear(x, self.weight.flatten(1), self.bias)
+
+    def fuse(self, norm: nn.BatchNorm1d | None = None) -> nn.Linear:
+        """The linear layer that computes the same, also with a batch norm behind it; this module stays as it is.
+
+        Raises:
+            InvalidInputError: The norm is in training mode.
+        """
+        weight, bias = (self.weight, self.bias) if norm is None else fold_batch_norm(self.weight, norm)
+        layer = nn.Linear(self.in_channels, self.out_channels).to(self.weight.device, self.weight.dtype)
+        with torch.no_grad():
+            layer.weight.copy_(weight.flatten(1))
+            layer.bias.copy_(bias)
+        return layer
 
 
 class CoordinateAttention(nn.Module):
-    """(B, C, H, W) -> x * g_h * g_w, gates in (0, 1) from the means along the two directions."""
+    """(B, H, W, C) -> x * g_h * g_w, gates in (0, 1) from the means along the two directions."""
 
     def __init__(self, channels: int) -> None:
         """Gates for `channels` channels."""
         super().__init__()
         squeezed = max(8, channels // 32)
-        self.squeeze = nn.Conv2d(channels, squeezed, 1, bias=False)
-        self.norm: nn.Module = nn.BatchNorm2d(squeezed)
-        self.gate_h = nn.Conv2d(squeezed, channels, 1)
-        self.gate_w = nn.Conv2d(squeezed, channels, 1)
+        self.squeeze: nn.Module = Pointwise(channels, squeezed, bias=False)
+        self.norm: nn.Module = nn.BatchNorm1d(squeezed)
+        self.gate_h: nn.Module = Pointwise(squeezed, channels)
+        self.gate_w: nn.Module = Pointwise(squeezed, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate `x`."""
-        height, width = x.shape[2:]
-        rows = x.mean(dim=3, keepdim=True)  # (B, C, H, 1)
-        columns = x.mean(dim=2, keepdim=True).transpose(2, 3)  # (B, C, W, 1)
-        strip = functional.hardswish(self.norm(self.squeeze(torch.cat([rows, columns], dim=2))))  # (B, c, H + W, 1)
-        along_h, along_w = strip.split([height, width], dim=2)
-        return x * self.gate_h(along_h).sigmoid() * self.gate_w(along_w.transpose(2, 3)).sigmoid()
+        height, width, channels = x.shape[1:]
+        strip = torch.cat([x.mean(dim=2), x.mean(dim=1)], dim=1).flatten(0, 1)  # (B * (H + W), C): rows, columns
+        strip = functional.hardswish(self.norm(self.squeeze(strip)))
+        along_h, along_w = strip.reshape(-1, height + width, strip.shape[1]).split([height, width], dim=1)
+        gate_h = self.gate_h(along_h.flatten(0, 1)).sigmoid().reshape(-1, height, 1, channels)
+        gate_w = self.gate_w(along_w.flatten(0, 1)).sigmoid().reshape(-1, 1, width, channels)
+        return x * gate_h * gate_w
 
     def fuse(self) -> None:
         """Fold the batch norm into the convolution before it, in place."""
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.squeeze = plain_convolution(self.squeeze, *fold_batch_norm(self.squeeze.weight, self.norm))
-            self.norm = nn.Identity()
+        if isinstance(self.squeeze, Pointwise):
+            self.squeeze, self.norm = self.squeeze.fuse(self.norm), nn.Identity()
 
 
 class EncoderBlock(nn.Module):
@@ -56,20 +84,22 @@ class EncoderBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Relate every token to every other."""
-        tokens = tokens + self.project(self._attend(self.norm1(tokens)))
-        return tokens + self.mlp(self.norm2(tokens))
+        count, width = tokens.shape[1:]
+        flat = tokens.reshape(-1, width)  # (B * T, C)
+        flat = flat + self.project(self._attend(self.norm1(flat), count))
+        return (flat + self.mlp(self.norm2(flat))).reshape(-1, count, width)
 
-    def _attend(self, tokens: Tensor) -> Tensor:
-        _, count, width = tokens.shape
+    def _attend(self, flat: Tensor, count: int) -> Tensor:
+        width = flat.shape[1]
         # -1 stands for the batch alone: an exporter then sees one dynamic size and nothing else.
-        qkv = self.qkv(tokens).reshape(-1, count, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        query, key, value = qkv[0] * (width // self.heads) ** -0.5, qkv[1], qkv[2]  # (B, heads, T, C / heads)
-        attention = (query @ key.transpose(2, 3)).softmax(dim=-1)
-        return (attention @ value).transpose(1, 2).reshape(-1, count, width)
+        qkv = self.qkv(flat).reshape(-1, count, 3 * self.heads, width // self.heads).transpose(1, 2)
+        query, key, value = qkv.split(self.heads, dim=1)  # (B, heads, T, C / heads)
+        attention = (query * (width // self.heads) ** -0.5 @ key.transpose(2, 3)).softmax(dim=-1)
+        return (attention @ value).transpose(1, 2).reshape(-1, width)
 
 
 class CoordinateAttentionTransformer(nn.Module):
-    """Coordinate attention, then an encoder block over position-embedded cells; (B, C, G, G) stays."""
+    """Coordinate attention, then an encoder block over position-embedded cells; (B, G, G, C) stays."""
 
     def __init__(self, width: int, grid: int, heads: int, mlp_ratio: int) -> None:
         """For maps of `width` channels and grid x grid cells."""
@@ -80,6 +110,5 @@ class CoordinateAttentionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate, relate, and give back a map of the same shape."""
-        tokens = self.gate(x).flatten(2).transpose(1, 2)  # (B, T, C)
-        tokens = self.encoder(tokens + self.position)
-        return tokens.transpose(1, 2).reshape(-1, *x.shape[1:])
+        x = self.gate(x) + self.position.reshape(1, *x.shape[1:])
+        return self.encoder(x.flatten(1, 2)).reshape(-1, *x.shape[1:])  # over tokens (B, T, C)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from runtime.errors import InvalidInputError
 from training.config import CLNConfig
-from training.model.attention import CoordinateAttention, CoordinateAttentionTransformer
+from training.model.attention import CoordinateAttention, CoordinateAttentionTransformer, Pointwise
 from training.model.repvgg import RepVGGBlock, repvgg_stream
 from training.model.shuffle import SelfShuffle
 
@@ -40,7 +40,7 @@ class CLN(nn.Module):
             else None
         )
         joined = config.global_stream.widths[-1] + config.local_stream.widths[-1]
-        self.fusion = nn.Conv2d(joined, config.fusion_width, 1)
+        self.fusion: nn.Module = Pointwise(joined, config.fusion_width)
         self.cat: nn.Module = (
             CoordinateAttentionTransformer(config.fusion_width, config.token_grid, config.heads, config.mlp_ratio)
             if config.cat
@@ -84,14 +84,17 @@ class CLN(nn.Module):
                 "crop with runtime.roi.crop at the network's input size."
             )
         # The cast comes first: TensorRT takes uint8 into a cast and into nothing else.
-        return (crops.float().permute(0, 3, 1, 2) - 127.5) / 128.0
+        return (crops.float().permute(0, 3, 1, 2) - 127.5) * (1 / 128)
 
     def features(self, crops: Tensor) -> Tensor:
         """Crops uint8 (B, S, S, 3) -> what the last linear layer, `head`, sees."""
         image = self.normalise(crops)
-        features = torch.cat([self.global_stream(image), self._local_features(image)], dim=1)  # (B, C, G, G)
-        tokens = self.cat(self.fusion(features))
-        return tokens.flatten(1) if self.config.pooling == "flatten" else tokens.mean(dim=(2, 3))
+        maps = torch.cat([_cells(self.global_stream(image)), self._local_features(image)], dim=3)  # (B, G, G, C)
+        fused = self.fusion(maps.flatten(0, 2)).reshape(-1, *maps.shape[1:3], self.config.fusion_width)
+        attended = self.cat(fused)
+        if self.config.pooling == "average":
+            return attended.mean(dim=(1, 2))
+        return attended.permute(0, 3, 1, 2).flatten(1)  # channel by channel: so checkpoints' heads have it
 
     def forward_whitened(self, crops: Tensor) -> Tensor:
         """Crops uint8 (B, S, S, 3) -> whitened parameters float32 (B, 62), for the losses.
@@ -106,10 +109,15 @@ class CLN(nn.Module):
 
     def _local_features(self, image: Tensor) -> Tensor:
         if self.shuffle is None:
-            return self.local_stream(image)
+            return _cells(self.local_stream(image))
         order, inverse = self.shuffle.draw(image.shape[0])
-        features = self.local_stream(self.shuffle(image, order))
+        features = _cells(self.local_stream(self.shuffle(image, order)))
         return self.shuffle.restore(features, inverse) if self.config.realign else features
+
+
+def _cells(maps: Tensor) -> Tensor:
+    """What convolutions put out, (B, C, G, G), by cells, as all that follows them has it: (B, G, G, C)."""
+    return maps.permute(0, 2, 3, 1)
 
 
 def reparameterize(model: CLN) -> CLN:
@@ -127,7 +135,7 @@ def reparameterize(model: CLN) -> CLN:
 
 def _fuse_children(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, RepVGGBlock):
+        if isinstance(child, RepVGGBlock | Pointwise):
             setattr(module, name, child.fuse())
         else:
             if isinstance(child, CoordinateAttention):

@@ -13,7 +13,7 @@ from runtime.errors import InvalidInputError
 from training.config import StreamConfig
 
 
-def fold_batch_norm(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def fold_batch_norm(weight: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Fold a batch norm into the bias-free convolution before it.
 
     Args:

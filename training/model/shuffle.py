@@ -6,34 +6,42 @@ emptied cell; in eval mode, and so in every exported graph, there is one fixed o
 answer).
 
 An *order* (B, cells) says, for each place, which cell is shown there; the number `cells` stands for the thumbnail.
+
+A line of pixels within a cell lies in one piece, so any order of the cells is a single look-up of lines.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
-def cut(image: Tensor, grid: int) -> Tensor:
-    """(B, C, H, W) -> its cells in reading order, (B, grid * grid, C, H / grid, W / grid)."""
-    batch, channels, height, width = image.shape
-    cells = image.reshape(batch, channels, grid, height // grid, grid, width // grid)
-    return cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, channels, height // grid, width // grid)
-
-
-def join(cells: Tensor, grid: int) -> Tensor:
-    """The inverse of `cut`."""
-    batch, _, channels, height, width = cells.shape
-    rows = cells.reshape(batch, grid, grid, channels, height, width).permute(0, 3, 1, 4, 2, 5)
-    return rows.reshape(batch, channels, grid * height, grid * width)
-
-
-def arrange(cells: Tensor, order: Tensor) -> Tensor:
-    """Cells (B, N, C, h, w) and an order (B, M), or (M,) for all samples alike -> (B, M, C, h, w)."""
+def arrange(parts: Tensor, order: Tensor) -> Tensor:
+    """Parts (B, P, N, ...) and an order (B, M), or (M,) for all samples alike -> (B, P, M, ...)."""
     if order.dim() == 1:
-        return cells.index_select(1, order)
-    return cells[torch.arange(cells.shape[0], device=cells.device)[:, None], order]
+        return parts.index_select(2, order)
+    samples = torch.arange(parts.shape[0], device=parts.device)[:, None]
+    return parts.transpose(1, 2)[samples, order].transpose(1, 2)
+
+
+def lines_of(order: Tensor, grid: int, height: int) -> Tensor:
+    """An order of cells (..., grid * grid) as an order of their lines (..., grid * grid * height), `height` to a cell.
+
+    Lines are counted as they lie in the image; those of the thumbnail come after them.
+    """
+    shown = order.unflatten(-1, (grid, 1, grid))
+    line = torch.arange(height, device=order.device)[:, None]
+    in_image = (shown // grid * height + line) * grid + shown % grid
+    in_thumbnail = grid * grid * height + line
+    return torch.where(shown == grid * grid, in_thumbnail, in_image).flatten(-3)
+
+
+def shrink(image: Tensor, factor: int) -> Tensor:
+    """(B, C, H, W) -> the means of factor x factor pixels, (B, C, H / factor, W / factor)."""
+    _, channels, height, width = image.shape
+    # One axis at a time: CPU runtimes have no quick way to average over both.
+    rows = image.reshape(-1, channels, height // factor, factor, width).mean(dim=3)
+    return rows.reshape(-1, channels, height // factor, width // factor, factor).mean(dim=4)
 
 
 class SelfShuffle(nn.Module):
@@ -64,11 +72,17 @@ class SelfShuffle(nn.Module):
 
     def forward(self, image: Tensor, order: Tensor) -> Tensor:
         """(B, C, S, S), normalised -> the same shape, shuffled; without thumbnail the emptied cell is mid-grey, 0."""
-        cells = cut(image, self.grid)  # (B, N, C, s, s)
-        small = functional.avg_pool2d(image, self.grid)[:, None]  # (B, 1, C, s, s)
-        extra = small if self.thumbnail else torch.zeros_like(small)
-        return join(arrange(torch.cat([cells, extra], dim=1), order), self.grid)
+        small = shrink(image, self.grid)  # (B, C, s, s)
+        return self._arrange(image, order, small if self.thumbnail else torch.zeros_like(small))
 
     def restore(self, features: Tensor, inverse: Tensor) -> Tensor:
-        """Features (B, C, G, G) of a shuffled image, G a multiple of the grid -> the cells back in their places."""
-        return join(arrange(cut(features, self.grid), inverse), self.grid)
+        """Features (B, G, G, C) of a shuffled image, G a multiple of the grid -> the cells back in their places."""
+        height, width, channels = features.shape[1:]
+        rows = features.reshape(-1, 1, height, width * channels)
+        return self._arrange(rows, inverse).reshape(-1, height, width, channels)
+
+    def _arrange(self, planes: Tensor, order: Tensor, *thumbnail: Tensor) -> Tensor:
+        count, height, width = planes.shape[1:]
+        lines = planes.reshape(-1, count, height * self.grid, width // self.grid)
+        shown = arrange(torch.cat([lines, *thumbnail], dim=2), lines_of(order, self.grid, height // self.grid))
+        return shown.reshape(-1, count, height, width)
