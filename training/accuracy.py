@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +36,9 @@ from training.model import CLN, reparameterize
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """Crops uint8 (B, S, S, 3) -> params float32 (B, 62)."""
 _BATCH = 64
+_BATCH_BYTES = 1 << 26
+"""Of decoded photographs that are held at once, so that a batch of large ones fits into memory."""
+ENGINE_SUFFIXES = (".onnx", ".engine")
 
 
 class Photographed(Protocol):
@@ -62,6 +65,8 @@ class Accuracy:
     """Of those of AFLW's 21 points that 68 landmarks can say."""
     by_label: YawBins | None = None
     """NME binned by other yaws than the fitted pose's."""
+    by_label_3d: YawBins | None = None
+    """NME 3D binned by them."""
     pose: PoseError | None = None
     ced: Ced | None = None
     errors: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
@@ -77,6 +82,7 @@ class Accuracy:
         if self.ced is not None:
             result["ced"] = dataclasses.asdict(self.ced)
         further = {"nme_3d_68": self.nme_3d, "nme_2d_21": self.nme_21, "nme_2d_68_by_label": self.by_label}
+        further["nme_3d_68_by_label"] = self.by_label_3d
         result |= {name: dataclasses.asdict(bins) for name, bins in further.items() if bins is not None}
         if self.pose is not None:
             result["pose"] = {**dataclasses.asdict(self.pose), "mae": self.pose.mae}
@@ -98,10 +104,19 @@ def load_predictor(path: str | os.PathLike[str], face_model: FaceModel) -> tuple
     """A predictor and its crop size, from a checkpoint (.pth, evaluated fused) or an engine (.onnx, .engine).
 
     Raises:
+        FileNotFoundError: There is no such file.
         FileFormatError: The file is corrupt or foreign.
         MismatchError: It was made for another face model.
         EngineUnavailableError: The engine's library or device is missing.
     """
+    if not is_checkpoint(path) and Path(path).suffix not in ENGINE_SUFFIXES:
+        raise FileFormatError(
+            f"{os.fspath(path)}: expected a checkpoint (.pth) or an engine ({', '.join(ENGINE_SUFFIXES)}), got "
+            f"'{Path(path).suffix}'; name the file that training or export wrote."
+        )
+    if not Path(path).is_file():
+        what = "a checkpoint" if is_checkpoint(path) else "an engine file"
+        raise FileNotFoundError(f"{os.fspath(path)}: expected {what}, found none; check the path.")
     if is_checkpoint(path):
         model = reparameterize(load_checkpoint(path, face_model).model())
         return torch_predictor(model), model.config.input_size
@@ -187,15 +202,16 @@ def accuracy_of(
     angles = np.array([(face.yaw, face.pitch, face.roll) for face in faces])
     truth = np.stack([face.landmarks for face in faces])
     rotations = np.stack([euler_to_rotation(*row) for row in angles])
-    yaw = angles[:, 0]
+    yaw, depth = angles[:, 0], nme_3d(landmarks, truth)
     return Accuracy(
         nme=by_yaw(errors, yaw),
         zero_coefficients=by_yaw(flat, yaw),
         per_image={face.stem: float(error) for face, error in zip(faces, errors, strict=True)},
         faces=len(faces),
-        nme_3d=by_yaw(nme_3d(landmarks, truth), yaw),
+        nme_3d=by_yaw(depth, yaw),
         nme_21=by_yaw(nme_21(landmarks, truth), yaw),
         by_label=None if label_yaw is None else by_yaw(errors, label_yaw),
+        by_label_3d=None if label_yaw is None else by_yaw(depth, label_yaw),
         pose=pose_error(rotations_of(params), rotations, angles),
         ced=ced(errors),
         errors=errors,
@@ -219,13 +235,53 @@ def predict_faces(
     progress: bool = True,
 ) -> NDArray[np.float32]:
     """Parameters (F, 62), each in the frame of its region's crop."""
-    rows = []
+    return np.concatenate(
+        [
+            predict_regions(predict, size, images, [rois[number] for number in numbers])
+            for numbers, images in read_batches(faces, progress=progress)
+        ]
+    )
+
+
+def predict_regions(
+    predict: Predict, size: int, images: Sequence[NDArray[np.uint8]], rois: Sequence[Roi]
+) -> NDArray[np.float32]:
+    """Parameters (B, 62) of a region of each image, each in the frame of its crop."""
+    return predict(np.stack([crop(image, [roi], size)[0] for image, roi in zip(images, rois, strict=True)]))
+
+
+def read_batches(
+    faces: Sequence[Photographed], *, progress: bool = True
+) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:
+    """Faces' numbers and their photographs, decoded, in batches that memory bounds.
+
+    A photograph with several faces that follow each other is read once, and is the same array for all of them.
+
+    Raises:
+        FileNotFoundError, FileFormatError: A photograph is missing or can't be decoded.
+    """
+    numbers: list[int] = []
+    images: list[NDArray[np.uint8]] = []
+    held, path, image = 0, None, np.empty(0, np.uint8)
     with tqdm(total=len(faces), unit="face", desc="evaluating", disable=None if progress else True) as bar:
-        for start in range(0, len(faces), _BATCH):
-            pairs = list(zip(faces, rois, strict=True))[start : start + _BATCH]
-            rows.append(predict(np.stack([crop(read_image(face.image_path), [roi], size)[0] for face, roi in pairs])))
-            bar.update(len(pairs))
-    return np.concatenate(rows)
+        for number, face in enumerate(faces):
+            if face.image_path != path:
+                path, image = face.image_path, _read(face.image_path)
+                held += image.nbytes
+            numbers.append(number)
+            images.append(image)
+            if len(numbers) == _BATCH or held >= _BATCH_BYTES or number == len(faces) - 1:
+                yield numbers, images
+                bar.update(len(numbers))
+                numbers, images, held = [], [], 0
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    """A photograph; figures of a part of a set would be no figures of the set, so a damaged one ends the work."""
+    try:
+        return read_image(path)
+    except FileFormatError as error:
+        raise FileFormatError(f"{error}; fetch it anew, or take it out together with its label") from None
 
 
 def place(face_model: FaceModel, params: NDArray[np.float32], rois: Sequence[Roi], size: int) -> NDArray[np.float32]:

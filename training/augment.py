@@ -2,10 +2,13 @@
 
 Images uint8 (B, W, W, 3), BGR, with params (B, 62) in their pixel frame (0-based, x right, y down) become crops uint8
 (B, S, S, 3) with params in the crop's frame. The crop is the landmarks' region (`runtime.roi`: the box's middle, sqrt 2
-times its longer side) after a turn of the image, jittered; edge pixels are replicated.
+times its longer side) after a turn of the image, jittered; edge pixels are replicated. With points as labels it is the
+image's middle, W / MARGIN pixels, whatever the turn: the known points need not span the face.
 
-A map of the image is x' = A x + b with A = scale * rotation * (mirror); labels follow exactly (`transform_params`).
-All randomness comes from torch's global generator, which the training loop seeds for every step.
+A map of the image is x' = A x + b with A = scale * rotation * (mirror); labels follow exactly (`transform_params`,
+`LandmarkLabels.moved`). All randomness comes from torch's global generator, which the training loop seeds before each
+step. torchvision's v2 transforms are not used: they change a whole batch by one set of random numbers, and each sample
+needs its own here, in the image and in a label of a kind that they don't know.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from torch.nn import functional
 
 from runtime.face_model import POSE_SIZE
 from training.config import AugmentConfig
+from training.data.landmarks import LandmarkLabels
+from training.data.samples import MARGIN
 from training.decoder import Decoder, pose_matrix
 
 _ROI_FACTOR = math.sqrt(2.0)
@@ -86,31 +91,67 @@ def transform_params(params: Tensor, rotation: Tensor, scale: Tensor, offset: Te
     return torch.cat([torch.cat([plane, depth], dim=1).flatten(1), params[:, POSE_SIZE:]], dim=1)
 
 
-def crop_batch(images: Tensor, params: Tensor, decoder: Decoder, size: int, jitter: Jitter) -> tuple[Tensor, Tensor]:
-    """Crops float32 (B, 3, S, S), 0..255, and their params, of images uint8 (B, W, W, 3) and params (B, 62)."""
-    width = images.shape[2]
-    flip = jitter.flip[:, None]
-    params = torch.where(flip, mirror_params(params, width, decoder), params)
-    cos, sin = jitter.angle.cos(), jitter.angle.sin()
-    rotation = torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1)  # (B, 2, 2)
-    turned = decoder.landmarks(params)[:, :, :2] @ rotation.transpose(1, 2)
-    low, high = turned.amin(dim=1), turned.amax(dim=1)
-    side = (high - low).amax(dim=1) * _ROI_FACTOR * jitter.zoom
-    center = (low + high) / 2 + torch.stack([jitter.shift_x, jitter.shift_y], dim=1) * side[:, None]
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where each image's crop lies: x' = scale * rotation @ mirror(x) + offset, tensors of B rows."""
+
+    rotation: Tensor  # (B, 2, 2)
+    scale: Tensor  # (B,)
+    offset: Tensor  # (B, 2)
+    flip: Tensor  # bool (B,)
+
+
+def turn(angle: Tensor) -> Tensor:
+    """Rotation matrices (B, 2, 2) of angles (B,) from x towards y."""
+    cos, sin = angle.cos(), angle.sin()
+    return torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1)
+
+
+def place(center: Tensor, side: Tensor, size: int, jitter: Jitter) -> Placement:
+    """The jittered crops of `size` pixels of regions, which are of the image after its mirroring and its turn.
+
+    Args:
+        center: Middles (B, 2).
+        side: (B,).
+        size: Of the crops.
+        jitter: What was drawn.
+    """
+    side = side * jitter.zoom
+    center = center + torch.stack([jitter.shift_x, jitter.shift_y], dim=1) * side[:, None]
     scale = size / side
     offset = (size - 1) / 2 - scale[:, None] * center
-    crops = _resample(images, rotation, scale, offset, flip, size)
-    return crops, transform_params(params, rotation, scale, offset)
+    return Placement(rotation=turn(jitter.angle), scale=scale, offset=offset, flip=jitter.flip)
 
 
-def _resample(images: Tensor, rotation: Tensor, scale: Tensor, offset: Tensor, flip: Tensor, size: int) -> Tensor:
-    """Bilinear crops (B, 3, S, S) under x' = scale * rotation @ mirror(x) + offset."""
+def crop_batch(images: Tensor, params: Tensor, decoder: Decoder, size: int, jitter: Jitter) -> tuple[Tensor, Tensor]:
+    """Crops float32 (B, 3, S, S), 0..255, and their params, of images uint8 (B, W, W, 3) and params (B, 62)."""
+    params = torch.where(jitter.flip[:, None], mirror_params(params, images.shape[2], decoder), params)
+    turned = decoder.landmarks(params)[:, :, :2] @ turn(jitter.angle).transpose(1, 2)
+    low, high = turned.amin(dim=1), turned.amax(dim=1)
+    placed = place((low + high) / 2, (high - low).amax(dim=1) * _ROI_FACTOR, size, jitter)
+    return resample(images, placed, size), transform_params(params, placed.rotation, placed.scale, placed.offset)
+
+
+def crop_points(images: Tensor, labels: LandmarkLabels, size: int, jitter: Jitter) -> tuple[Tensor, LandmarkLabels]:
+    """Crops float32 (B, 3, S, S), 0..255, and their labels, of images uint8 (B, W, W, 3) and labels."""
+    batch, width = len(images), images.shape[2]
+    middle = torch.full((batch, 1, 2), (width - 1) / 2, device=images.device)  # a mirrored image's, too
+    center = (middle @ turn(jitter.angle).transpose(1, 2))[:, 0]
+    placed = place(center, torch.full((batch,), width / MARGIN, device=images.device), size, jitter)
+    moved = labels.mirrored_where(jitter.flip, width).moved(
+        placed.scale[:, None, None] * placed.rotation, placed.offset
+    )
+    return resample(images, placed, size), moved
+
+
+def resample(images: Tensor, placed: Placement, size: int) -> Tensor:
+    """Bilinear crops float32 (B, 3, S, S), 0..255, of images uint8 (B, W, W, 3)."""
     width = images.shape[2]
     axis = torch.arange(size, device=images.device, dtype=torch.float32)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).reshape(1, -1, 2)  # (1, S * S, 2)
     # Row vectors times the rotation are column vectors times its transpose, its inverse.
-    source = ((grid - offset[:, None]) / scale[:, None, None]) @ rotation
-    x = torch.where(flip, width - 1 - source[..., 0], source[..., 0])
+    source = ((grid - placed.offset[:, None]) / placed.scale[:, None, None]) @ placed.rotation
+    x = torch.where(placed.flip[:, None], width - 1 - source[..., 0], source[..., 0])
     unit = (torch.stack([x, source[..., 1]], dim=-1) * 2 + 1) / width - 1  # pixel centres at half-integers
     pixels = images.permute(0, 3, 1, 2).float()
     unit = unit.reshape(-1, size, size, 2)
@@ -134,6 +175,14 @@ def augmented_crops(
     """Random crops uint8 (B, S, S, 3) with random looks, and their params."""
     crops, labels = crop_batch(images, params, decoder, size, draw_jitter(len(images), config, images.device))
     return to_uint8(change_looks(crops, config)), labels
+
+
+def augmented_points(
+    images: Tensor, labels: LandmarkLabels, size: int, config: AugmentConfig
+) -> tuple[Tensor, Tensor, LandmarkLabels]:
+    """Random crops uint8 (B, S, S, 3) with random looks, the same with the looks they have, and their labels."""
+    crops, moved = crop_points(images, labels, size, draw_jitter(len(images), config, images.device))
+    return to_uint8(change_looks(crops, config)), to_uint8(crops), moved
 
 
 def change_looks(crops: Tensor, config: AugmentConfig) -> Tensor:

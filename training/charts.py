@@ -1,7 +1,8 @@
 """What a report shows beside its table: CED curves as PNG and CSV, and the worst faces of a set on one sheet.
 
-A curve's CSV has a column of thresholds (percent of NME) and one of each set (percent of its faces at or under it).
-On a sheet the truth is green, the answer red; both are in the crop of the true region.
+A curve's CSV has a column of thresholds (percent of NME) and one of each set (percent of its faces at or under it). A
+NaN among a set's errors is a face without an answer: it counts, and no threshold reaches it.
+On a sheet the label is green, the answer red; both are in the crop of the true region.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.drawing import CONTOURS
+from runtime.errors import EngineUnavailableError
 from runtime.face_model import LANDMARKS
 from runtime.files import write_atomically
 from runtime.image import read_image
@@ -25,14 +28,17 @@ from training.metrics import CED_LIMIT, ced, ced_curve
 
 WORST = 24
 _TILE, _CAPTION, _COLUMNS = 256, 22, 6
-_TRUTH, _ANSWER = (60, 220, 60), (60, 60, 255)
+_TRUTH, _ANSWER, _BETWEEN = (60, 220, 60), (60, 60, 255), (200, 200, 200)
+_LEGEND = (("label", _TRUTH), ("answer", _ANSWER))
+DETECTED = " (detector)"
+"""After a set's name: the curve of the same faces with a detector's regions, drawn dashed in the set's colour."""
 _SUBPIXEL_BITS = 4
 _STEPS = 161
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Tile:
-    """One face of a sheet; points (K, 2) in the image's pixels."""
+    """One face of a sheet; points (K, 2) in the image's pixels, float64."""
 
     image_path: Path
     roi: Roi
@@ -67,22 +73,45 @@ def _csv(rows: Sequence[Sequence[str]]) -> str:
     return text.getvalue()
 
 
-def plot_ced(path: Path, errors: Mapping[str, NDArray[np.float64]]) -> None:
-    """Draw the curves into a PNG."""
-    import matplotlib
+def load_pyplot() -> ModuleType:
+    """Matplotlib's pyplot, drawing into files.
 
+    Raises:
+        EngineUnavailableError: Matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise EngineUnavailableError(
+            "plotting: expected the package matplotlib, found none; run: pip install matplotlib"
+        ) from None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
-    thresholds = np.linspace(0.0, CED_LIMIT, _STEPS)
+    return pyplot
+
+
+def plot_ced(path: Path, errors: Mapping[str, NDArray[np.float64]]) -> None:
+    """Draw the curves into a PNG.
+
+    Raises:
+        EngineUnavailableError: Matplotlib is not installed.
+    """
+    pyplot = load_pyplot()
+    figure, axes = pyplot.subplots(figsize=(6, 4.5 + 0.2 * len(errors)), layout="constrained")
+    sets = list(dict.fromkeys(name.removesuffix(DETECTED) for name in errors))
     for name, values in errors.items():
+        colour = f"C{sets.index(name.removesuffix(DETECTED))}"
+        style = "--" if name.endswith(DETECTED) else "-"
         figures = ced(values)
         label = f"{name}: area {figures.area:.3f}, failures {figures.failure_rate:.1f} %"
-        axes.plot(thresholds, ced_curve(values, thresholds), label=label)
-    axes.set(xlabel="NME, % of the box", ylabel="faces, %", xlim=(0, CED_LIMIT), ylim=(0, 100))
+        # A step at each error, drawn to the limit.
+        steps = np.concatenate([[0.0], np.sort(values[values <= CED_LIMIT]), [CED_LIMIT]])
+        axes.step(steps, ced_curve(values, steps), style, color=colour, where="post", label=label, clip_on=False)
+    title = f"Cumulative error distribution; failures are above {CED_LIMIT:g} %"
+    axes.set(xlabel="NME, %", ylabel="faces with at most this NME, %", xlim=(0, CED_LIMIT), ylim=(0, 100), title=title)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize="small")
+    figure.legend(loc="outside lower center", fontsize="small")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
     pyplot.close(figure)
@@ -90,20 +119,34 @@ def plot_ced(path: Path, errors: Mapping[str, NDArray[np.float64]]) -> None:
 
 
 def write_sheet(path: Path, tiles: Sequence[Tile]) -> None:
-    """Draw a sheet of faces into an image file."""
+    """Draw a sheet of faces into an image file, a legend under it."""
     drawn = [_draw(tile) for tile in tiles]
     blank = np.zeros_like(drawn[0])
     drawn += [blank] * (-len(drawn) % min(_COLUMNS, len(drawn)))
     width = min(_COLUMNS, len(tiles))
     rows = [np.hstack(drawn[start : start + width]) for start in range(0, len(drawn), width)]
+    rows.append(_legend(rows[0].shape[1]))
     write_atomically(path, cv2.imencode(path.suffix, np.vstack(rows))[1].tobytes())
+
+
+def _legend(width: int) -> NDArray[np.uint8]:
+    strip = np.zeros((_CAPTION, width, 3), np.uint8)
+    for number, (text, colour) in enumerate(_LEGEND):
+        _write(strip, text, 4 + 60 * number, colour)
+    return strip
+
+
+def _write(strip: NDArray[np.uint8], text: str, x: int, colour: tuple[int, int, int]) -> None:
+    cv2.putText(strip, text, (x, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, 1, cv2.LINE_AA)
 
 
 def _draw(tile: Tile) -> NDArray[np.uint8]:
     image = crop(read_image(tile.image_path), [tile.roi], _TILE)[0]
-    for points, colour in ((tile.truth, _TRUTH), (tile.answer, _ANSWER)):
-        at = tile.roi.to_crop(np.asarray(points, dtype=np.float64)[:, :2], _TILE)
-        at = np.round(np.clip(at, -_TILE, 2 * _TILE) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+    truth, answer = (_fixed_point(tile.roi.to_crop(points, _TILE)) for points in (tile.truth, tile.answer))
+    if len(truth) != LANDMARKS:
+        pairs = list(np.stack([truth, answer], axis=1))
+        cv2.polylines(image, pairs, False, _BETWEEN, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
+    for at, colour in ((truth, _TRUTH), (answer, _ANSWER)):
         if len(at) == LANDMARKS:
             for first, last, closed in CONTOURS:
                 line = at[first : last + 1].reshape(-1, 1, 2)
@@ -111,5 +154,10 @@ def _draw(tile: Tile) -> NDArray[np.uint8]:
         else:
             cv2.polylines(image, list(at.reshape(-1, 1, 2)), True, colour, 4, cv2.LINE_AA, _SUBPIXEL_BITS)
     strip = np.zeros((_CAPTION, _TILE, 3), np.uint8)
-    cv2.putText(strip, tile.caption, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1, cv2.LINE_AA)
+    _write(strip, tile.caption, 4, (255, 255, 255))
     return np.vstack([image, strip])
+
+
+def _fixed_point(points: NDArray[np.floating]) -> NDArray[np.int32]:
+    """A tile's points (K, 2) as OpenCV draws parts of pixels; those far outside are moved near."""
+    return np.round(np.clip(points, -_TILE, 2 * _TILE) * (1 << _SUBPIXEL_BITS)).astype(np.int32)

@@ -143,7 +143,7 @@ def load_plain(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, KeyError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0].partition(". ")[0]  # torch's next sentence advises to unpickle anything
         raise FileFormatError(
             f"{os.fspath(path)}: expected a torch file of plain data and tensors, got {len(data)} bytes that can't be "
             f"read as one ({reason}); fetch or train it anew."

@@ -5,13 +5,15 @@
 
 Data sets: aflw2000:DIR; aflw-3ddfa:DIR and aflw:DIR (21 points, where annotated: the published crops, or AFLW as it
 ships); helen:DIR and lfpw:DIR (68 points); points:DIR (your own folder); synthetic:N[:CACHE]. `training.accuracy` says
-how regions, pixels and yaw are taken. For aflw2000, --yaw-labels FILE (lines "NAME DEGREES", or a .npy of degrees in
-the names' order) adds the bins by AFLW's labels, the other split in use.
+how regions, pixels and yaw are taken. aflw2000 is binned by fitted pose ([1312, 383, 305] faces of the whole set); the
+other split in use, by AFLW's labels ([1306, 462, 232]), comes with --yaw-labels FILE: lines "NAME DEGREES", or a .npy
+of degrees in the names' order, as 3DDFA's AFLW2000-3D-new.pose.npy.
 
-`--json` holds the first set's figures at its top ({"nme_2d_68": {"bins", "mean", "per_image"}, "nme_3d_68", "pose",
-"ced", …}), each further one's under its name. `--table` adds, for AFLW2000-3D, the face model's fit floor, the built-in
-detector's regions and a second pass, which are in the JSON too, and the paper's rows. `--report` writes all of it, CED
-curves and the worst faces into a folder. `--permutations N` tries a checkpoint with other fixed self-shuffles, too.
+`--json` holds the first set's figures at its top ({"nme_2d_68": {"bins", "mean", "counts", "per_image"}, "nme_3d_68",
+"pose", "ced", …}), each further one's under its name. `--table` adds, for photographs, the built-in detector's regions
+and a second pass, for AFLW2000-3D the face model's fit floor, all in the JSON too, and the paper's rows. `--report`
+writes all of it, CED curves and the worst faces into a folder. `--permutations N` tries a checkpoint with other fixed
+self-shuffles, too.
 """
 
 from __future__ import annotations
@@ -43,18 +45,18 @@ from training.accuracy import (
     load_predictor,
     torch_predictor,
 )
-from training.charts import ced_csv, ced_figures_csv, plot_ced, write_sheet
+from training.charts import DETECTED, ced_csv, ced_figures_csv, plot_ced, write_sheet
 from training.checkpoint import load_checkpoint
 from training.data.aflw import load_aflw, load_aflw_crops
 from training.data.aflw2000 import AnnotatedFace, load_aflw2000
 from training.data.landmarks import AFLW_21, IBUG_68, PointFace, Scheme
 from training.data.points import load_own, load_pts
 from training.data.samples import HELD_OUT_SEED, SyntheticSamples, image_size, parse_synthetic
-from training.metrics import PoseError, YawBins
+from training.metrics import PoseError
 from training.model import reparameterize
 from training.permutations import Permuted, other_permutations
-from training.report import Comparison, Row, markdown, model_rows, nme_row, ratio
-from training.studies import PointStudy, Study, study_photographs, study_points, worst_tiles
+from training.report import Ours, Row, count_row, markdown, model_rows, nme_row, ratio
+from training.studies import Study, study_photographs, study_points, worst_tiles
 
 POINT_SETS = ("aflw", "aflw-3ddfa", "helen", "lfpw", "points")
 KINDS = ("aflw2000", *POINT_SETS, "synthetic")
@@ -64,21 +66,38 @@ def read_yaws(path: str, names: Sequence[str]) -> NDArray[np.float64]:
     """Degrees (F,) of the named faces, from lines "NAME DEGREES" or a .npy in the names' order.
 
     Raises:
-        FileFormatError: It is neither.
+        FileNotFoundError: There is no such file.
+        FileFormatError: It is neither, or holds NaN.
         MismatchError: A face is missing in it.
     """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: expected a file of yaws, found none; check the path.")
     try:
-        if Path(path).suffix == ".npy":
-            values = np.asarray(np.load(path, allow_pickle=False), dtype=np.float64).ravel()
-            given = dict(zip(names, values.tolist(), strict=True)) if len(values) == len(names) else {}
+        if file.suffix == ".npy":
+            values = np.asarray(np.load(file, allow_pickle=False), dtype=np.float64).ravel().tolist()
+            given = dict(zip(names, values, strict=False))
+            count = len(values)
         else:
-            lines = [line.replace(",", " ").split() for line in Path(path).read_text().splitlines() if line.strip()]
-            given = {Path(name).stem: float(degrees) for name, degrees in lines}
-    except (ValueError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"{path}: expected lines 'NAME DEGREES', or a .npy of degrees ({error}).") from error
-    missing = [name for name in names if name not in given]
-    if missing:
-        raise MismatchError(f"{path}: expected a yaw for each of {len(names)} faces, got none for {missing[0]}.")
+            lines = [line.replace(",", " ").split() for line in file.read_text(encoding="utf-8").splitlines()]
+            given = {Path(name).stem: float(degrees) for name, degrees in filter(None, lines)}
+            count = len(names)
+    except (ValueError, EOFError) as error:
+        raise FileFormatError(
+            f"{path}: expected lines 'NAME DEGREES', or a .npy of degrees, got neither ({error}); write it anew."
+        ) from error
+    if count != len(names):
+        raise MismatchError(
+            f"{path}: expected a yaw for each of {len(names)} faces, in their names' order, got {count}; give the "
+            "whole set, or lines 'NAME DEGREES'."
+        )
+    for name in names:
+        if not np.isfinite(given.get(name, 0.0)):
+            raise FileFormatError(f"{path}: expected degrees, got {given[name]} for {name}; put in its yaw.")
+        if name not in given:
+            raise MismatchError(
+                f"{path}: expected a yaw for each of {len(names)} faces, got none for {name}; add its line."
+            )
     return np.array([given[name] for name in names])
 
 
@@ -139,59 +158,82 @@ class Part:
     """What a report says of one data set."""
 
     name: str
-    result: Accuracy | Study | PointStudy
+    accuracy: Accuracy
+    study: Study | None = None
+    """Of photographs, where the table is asked for."""
     rows: list[Row] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
-
-    @property
-    def accuracy(self) -> Accuracy:
-        """The plain figures."""
-        return self.result if isinstance(self.result, Accuracy) else self.result.accuracy
+    ours: list[Ours] = field(default_factory=list)
+    """Rows for the paper's tables."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, as `--json` writes them."""
-        return self.result.to_dict() if isinstance(self.result, Study) else self.accuracy.to_dict()
+        return (self.study or self.accuracy).to_dict()
+
+    def curves(self) -> dict[str, NDArray[np.float64]]:
+        """Errors (F,) by curve of the cumulative distribution; a face that the detector missed is a failure."""
+        if self.study is None or self.study.detector is None:
+            return {self.name: self.accuracy.errors}
+        return {self.name: self.accuracy.errors, f"{self.name}{DETECTED}": self.study.detector}
 
 
 def tabulate(predict: Predict, size: int, face_model: FaceModel, data: str, *, yaw_labels: str | None = None) -> Part:
     """All that the table says of one data set."""
     (kind, folder), name = kind_of(data), data_name(data)
+    if kind == "synthetic":
+        accuracy = evaluate_data(predict, size, face_model, data)
+        rows = accuracy_rows(name, f"NME, {accuracy.faces} held-out rendered faces", accuracy)
+        return Part(name=name, accuracy=accuracy, rows=rows)
     if kind == "aflw2000":
         faces = load_aflw2000(folder)
         yaws = yaws_of(yaw_labels, faces)
         study = study_photographs(predict, size, face_model, faces, BlazeFaceDetector(), yaws)
-        rows = study_rows(name, study, face_model.num_params - POSE_SIZE)
-        accuracy = study.accuracy
-        tables = [(published.AFLW2000_68, accuracy.nme), (published.AFLW2000_3D, accuracy.nme_3d)]
-        return Part(name=name, result=study, rows=rows, comparisons=beside(tables, name, accuracy.faces))
-    if kind in POINT_SETS:
-        points = study_points(predict, size, face_model, *load_points(kind, folder))
-        accuracy = points.accuracy
-        rows = accuracy_rows(name, f"NME, {accuracy.points} points, {accuracy.faces} photographs", accuracy)
-        tables = [(published.AFLW_21, accuracy.nme)] if kind.startswith("aflw") else []
-        return Part(name=name, result=points, rows=rows, comparisons=beside(tables, name, accuracy.faces))
-    accuracy = evaluate_data(predict, size, face_model, data)
-    rows = accuracy_rows(name, f"NME, {accuracy.faces} held-out rendered faces", accuracy)
-    return Part(name=name, result=accuracy, rows=rows)
+        what = f"NME, {len(faces)} photographs"
+    else:
+        study = study_points(predict, size, face_model, *load_points(kind, folder), BlazeFaceDetector())
+        what = f"NME, {study.accuracy.points} points, {study.accuracy.faces} faces"
+    return Part(
+        name=name,
+        accuracy=study.accuracy,
+        study=study,
+        rows=study_rows(name, what, study, face_model.num_params - POSE_SIZE),
+        ours=ours_of(kind, name, study.accuracy),
+    )
 
 
-def beside(
-    tables: Sequence[tuple[published.PublishedTable, YawBins | None]], data: str, faces: int
-) -> list[Comparison]:
+def ours_of(kind: str, name: str, accuracy: Accuracy) -> list[Ours]:
     """Our figures as rows of the paper's tables."""
-    return [Comparison(table=table, ours=ours, data=data, faces=faces) for table, ours in tables if ours is not None]
+    if kind.startswith("aflw-") or kind == "aflw":
+        tables = [(published.AFLW_21, accuracy.nme, "")]
+    elif kind == "aflw2000":
+        both = accuracy.by_label is not None
+        tables = [
+            (published.AFLW2000_68, accuracy.nme, "fitted pose" if both else ""),
+            (published.AFLW2000_68, accuracy.by_label, "the given yaws"),
+            (published.AFLW2000_3D, accuracy.nme_3d, "fitted pose" if both else ""),
+            (published.AFLW2000_3D, accuracy.by_label_3d, "the given yaws"),
+        ]
+    else:
+        tables = []
+    return [
+        Ours(table=table, nme=nme, data=name, faces=accuracy.faces, split=split)
+        for table, nme, split in tables
+        if nme is not None
+    ]
 
 
 def accuracy_rows(name: str, what: str, accuracy: Accuracy) -> list[Row]:
     """Rows of any data set."""
     nme, flat = accuracy.nme, accuracy.zero_coefficients
-    rows = [nme_row(name, what, nme)]
+    rows = [count_row(name, "faces by yaw", nme, accuracy.faces), nme_row(name, what, nme)]
     if accuracy.by_label is not None:
-        rows.append(nme_row(name, "NME, bins by the given yaw labels", accuracy.by_label))
+        rows.append(count_row(name, "faces by the given yaws", accuracy.by_label, accuracy.faces))
+        rows.append(nme_row(name, "NME by the given yaws", accuracy.by_label))
     if accuracy.nme_21 is not None:
         rows.append(nme_row(name, "NME, AFLW's 21 points made of the 68", accuracy.nme_21))
     if accuracy.nme_3d is not None:
         rows.append(nme_row(name, "NME 3D, 68 points", accuracy.nme_3d))
+    if accuracy.by_label_3d is not None:
+        rows.append(nme_row(name, "NME 3D, 68 points, by the given yaws", accuracy.by_label_3d))
     rows += [
         nme_row(name, "NME with all coefficients set to zero", flat),
         Row(data=name, what="NME with zero coefficients / NME", value=ratio(flat.mean, nme.mean), unit=""),
@@ -217,23 +259,27 @@ def pose_rows(name: str, pose: PoseError) -> list[Row]:
     ]
 
 
-def study_rows(name: str, study: Study, coefficients: int) -> list[Row]:
+def study_rows(name: str, what: str, study: Study, coefficients: int) -> list[Row]:
     """Rows of photographs."""
-    found = study.found
-    detector, same = study.by_yaw(study.detector, found), study.by_yaw(study.predicted, found)
-    count = f"{found.sum()} of {len(found)} faces found"
-    return [
-        nme_row(name, f"fit floor, pose and {coefficients} coefficients", study.by_yaw(study.fit_floor)),
-        *accuracy_rows(name, f"NME, {len(found)} photographs", study.accuracy),
-        nme_row(name, f"NME, regions from the face detector ({count})", detector),
-        Row(
-            data=name,
-            what="the same / NME with ground-truth regions, faces found",
-            value=ratio(detector.mean, same.mean),
-            unit="",
-        ),
-        nme_row(name, "NME, second pass on the first one's landmarks", study.by_yaw(study.second_pass)),
-    ]
+    rows = accuracy_rows(name, what, study.accuracy)
+    if study.fit_floor is not None:
+        title = f"fit floor, pose and {coefficients} coefficients"
+        rows.append(nme_row(name, title, study.by_yaw(study.fit_floor)))
+    if study.detector is not None:
+        found = study.found
+        detector, same = study.by_yaw(study.detector, found), study.by_yaw(study.accuracy.errors, found)
+        rows += [
+            nme_row(name, f"NME, regions from the face detector ({found.sum()} of {len(found)} faces found)", detector),
+            Row(
+                data=name,
+                what="the same / NME with ground-truth regions, faces found",
+                value=ratio(detector.mean, same.mean),
+                unit="",
+            ),
+        ]
+    if study.second_pass is not None:
+        rows.append(nme_row(name, "NME, second pass on the first one's landmarks", study.by_yaw(study.second_pass)))
+    return rows
 
 
 def evaluate_permutations(model: str, face_model: FaceModel, data: str, count: int) -> list[Permuted]:
@@ -256,9 +302,10 @@ def describe(accuracy: Accuracy) -> str:
     """One line for people."""
     cells = ["-" if value is None else f"{value:.3f}" for value in (*accuracy.nme.bins, accuracy.nme.mean)]
     flat = "-" if accuracy.zero_coefficients.mean is None else f"{accuracy.zero_coefficients.mean:.3f}"
+    counts = f": {' + '.join(map(str, accuracy.nme.counts))}" if sum(accuracy.nme.counts) else ""
     return (
         f"NME % [0,30] {cells[0]}  (30,60] {cells[1]}  (60,90] {cells[2]}  mean {cells[3]}  "
-        f"(zero coefficients {flat}; {accuracy.faces} faces)"
+        f"(zero coefficients {flat}; {accuracy.faces} faces{counts})"
     )
 
 
@@ -282,18 +329,19 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> list[Part]:
     """Evaluate and write what was asked for; parts in the data's order."""
     names = [data_name(data) for data in options.data]
-    if len(set(names)) < len(names):
-        raise InvalidInputError(f"Expected data sets of different names, got {', '.join(names)}; rename a folder.")
+    check_options(options, names)
     face_model = load_face_model(options.face_model)
     answer, size = load_predictor(options.model, face_model)
     setting, yaws = (finite(answer, options.model), size, face_model), options.yaw_labels
     full = bool(options.table or options.report)
+    if options.report:
+        make_folder(options.report)
     onnx = timed_file(options.model, options.onnx) if full else None
     if full:
         parts = [tabulate(*setting, data, yaw_labels=yaws) for data in options.data]
     else:
         parts = [
-            Part(name=name, result=evaluate_data(*setting, data, yaw_labels=yaws))
+            Part(name=name, accuracy=evaluate_data(*setting, data, yaw_labels=yaws))
             for name, data in zip(names, options.data, strict=True)
         ]
     permuted = {
@@ -305,6 +353,34 @@ def run(options: argparse.Namespace) -> list[Part]:
     return parts
 
 
+def check_options(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Make sure that every option has something to do.
+
+    Raises:
+        InvalidInputError: One has not, or two data sets have the same name.
+    """
+    if len(set(names)) < len(names):
+        raise InvalidInputError(f"Expected data sets of different names, got {', '.join(names)}; rename a folder.")
+    if options.yaw_labels and not any(kind_of(data)[0] == "aflw2000" for data in options.data):
+        raise InvalidInputError(f"--yaw-labels: expected aflw2000:DIR as data, got {', '.join(names)}; leave it away.")
+    if options.onnx and not (options.table or options.report):
+        raise InvalidInputError("--onnx: expected --table or --report, which show its time, got neither; add one.")
+    if options.permutations < 0:
+        raise InvalidInputError(f"--permutations: expected at least 0, got {options.permutations}.")
+
+
+def make_folder(path: Path) -> None:
+    """Make the report's folder: a place that can't be written is found before the work.
+
+    Raises:
+        InvalidInputError: It can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(f"--report: expected a folder, got {path} ({error.strerror}); name another.") from error
+
+
 def write_reports(
     options: argparse.Namespace, parts: Sequence[Part], permuted: Mapping[str, list[Permuted]], further: list[Row]
 ) -> None:
@@ -312,24 +388,25 @@ def write_reports(
     rows = [row for part in parts for row in (*part.rows, *permutation_rows(part, permuted.get(part.name, [])))]
     rows += further
     content = report_content(parts, permuted, rows if options.table or options.report else [])
-    images = {part.name: part.result.per_image() for part in parts if isinstance(part.result, Study)}
-    comparisons = [comparison for part in parts for comparison in part.comparisons]
+    studies = {part.name: part.study for part in parts if part.study is not None}
+    images = {name: study.per_image() for name, study in studies.items()}
+    missed = {name: study.missed for name, study in studies.items()}
+    ours = [row for part in parts for row in part.ours]
     folder = options.report
     for path in (options.json, folder and folder / "accuracy.json"):
         if path:
             write_atomically(path, json.dumps(content, indent=2) + "\n")
     for path in (options.table, folder and folder / "accuracy.md"):
         if path:
-            write_atomically(path, markdown(f"Accuracy of {Path(options.model).name}", rows, images, comparisons))
+            title = f"Accuracy of {Path(options.model).name}"
+            write_atomically(path, markdown(title, rows, images, ours, missed))
     if folder:
-        errors = {part.name: part.accuracy.errors for part in parts}
+        errors = {name: values for part in parts for name, values in part.curves().items()}
         write_atomically(folder / "ced.csv", ced_csv(errors))
         write_atomically(folder / "ced_figures.csv", ced_figures_csv(errors))
         plot_ced(folder / "ced.png", errors)
-        for part in parts:
-            tiles = worst_tiles(part.result)
-            if tiles:
-                write_sheet(folder / f"worst_{part.name.replace(':', '_')}.jpg", tiles)
+        for name, study in studies.items():
+            write_sheet(folder / f"worst_{name.replace(':', '_')}.jpg", worst_tiles(study))
 
 
 def report_content(

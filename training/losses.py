@@ -3,6 +3,9 @@
 WPDC (weighted parameter distance cost, 3DDFA, arXiv 1511.07212) is a weighted square distance of whitened parameters;
 a parameter weighs what its own error alone would move vertices. Wing (arXiv 1711.06753) is taken of landmark
 coordinates in crop pixels: on whitened parameters it would never leave its logarithmic branch.
+
+Where labels are points alone: Wing of the known ones in x and y, and a spring to the answers of the network that the
+run started from, as points in the picture leave depth and many a coefficient open.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from runtime.face_model import POSE_SIZE
 from training.config import LossConfig
+from training.data.landmarks import LandmarkLabels
 from training.decoder import Decoder, pose_scale
 
 DETAIL_LANDMARKS = tuple(range(36, 68))
@@ -62,6 +66,23 @@ class Losses:
     disentangled: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class PointLosses:
+    """The terms of one batch that is labelled with points alone, each a scalar, and their weighted sum."""
+
+    total: Tensor
+    wing: Tensor
+    anchor: Tensor
+
+
+def landmark_weights(config: LossConfig, decoder: Decoder) -> Tensor:
+    """How much each of the 68 landmarks counts (68,)."""
+    weights = torch.ones(len(decoder.landmark_vertices), device=decoder.mean.device)
+    if len(weights) > max(DETAIL_LANDMARKS):
+        weights[list(DETAIL_LANDMARKS)] = config.detail_weight
+    return weights
+
+
 class FaceLoss:
     """The training loss of whitened predictions against physical parameters."""
 
@@ -70,9 +91,7 @@ class FaceLoss:
         self.config = config
         self.decoder = decoder
         self.to_reference = config.wing_reference_size / input_size
-        weights = torch.ones(len(decoder.landmark_vertices), device=decoder.mean.device)
-        if len(weights) > max(DETAIL_LANDMARKS):
-            weights[list(DETAIL_LANDMARKS)] = config.detail_weight
+        weights = landmark_weights(config, decoder)
         axes = torch.tensor([1.0, 1.0, config.depth_weight], device=weights.device)
         weighting = weights[:, None] * axes  # (68, 3)
         self.weighting = weighting / weighting.sum()
@@ -109,3 +128,32 @@ class FaceLoss:
         error = (self.decoder.landmarks(mixed) - self.decoder.landmarks(truth)) * self.to_reference
         penalty = wing(error, self.config.wing_width, self.config.wing_curvature)  # (B, 68, 3)
         return (penalty * self.weighting).sum(dim=(1, 2)).mean()
+
+
+class PointLoss:
+    """The training loss of whitened predictions against points, for a run that starts from a trained network.
+
+    Each known point counts the same, whichever sample it is of: one with few of them counts as little as it says.
+    """
+
+    def __init__(self, config: LossConfig, decoder: Decoder, input_size: int) -> None:
+        """Losses for crops of `input_size` pixels."""
+        self.config = config
+        self.decoder = decoder
+        self.to_reference = config.wing_reference_size / input_size
+        self.weights = landmark_weights(config, decoder)
+
+    def __call__(
+        self, whitened: Tensor, labels: LandmarkLabels, starting: Tensor, dewhiten: Callable[[Tensor], Tensor]
+    ) -> PointLosses:
+        """Losses of whitened predictions (B, 62) against points, and against the starting network's answers (B, 62)."""
+        points = self.point_wing(dewhiten(whitened), labels)
+        anchor = (whitened - starting).square().sum(dim=1).mean()
+        return PointLosses(total=self.config.wing * points + self.config.anchor * anchor, wing=points, anchor=anchor)
+
+    def point_wing(self, predicted: Tensor, labels: LandmarkLabels) -> Tensor:
+        """Wing of the known points in x and y; the weights of all points, known or not, add up to 1."""
+        error = (labels.of(self.decoder.landmarks(predicted)) - labels.points) * self.to_reference
+        penalty = wing(error, self.config.wing_width, self.config.wing_curvature).mean(dim=2)  # (B, K)
+        weights = torch.from_numpy(labels.scheme.mixing).to(self.weights) @ self.weights  # (K,)
+        return (penalty * labels.weights * (weights / weights.sum())).sum(dim=1).mean()

@@ -9,6 +9,7 @@ CED: the share of faces with at most a given error. The area under it up to a li
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -169,6 +170,8 @@ class YawBins:
 
     bins: tuple[float | None, ...]
     mean: float | None
+    counts: tuple[int, ...] = ()
+    """How many faces are in each bin."""
 
 
 def by_yaw(errors: ArrayLike, yaw: ArrayLike) -> YawBins:
@@ -180,4 +183,11 @@ def by_yaw(errors: ArrayLike, yaw: ArrayLike) -> YawBins:
     groups = [values[index == number] for number in range(len(YAW_EDGES) + 1)]
     bins = tuple(float(group.mean()) if len(group) else None for group in groups)
     filled = [value for value in bins if value is not None]
-    return YawBins(bins=bins, mean=float(np.mean(filled)) if filled else None)
+    counts = tuple(len(group) for group in groups)
+    return YawBins(bins=bins, mean=float(np.mean(filled)) if filled else None, counts=counts)
+
+
+def bins_or_mean(errors: NDArray[np.float64], yaw: NDArray[np.float64]) -> YawBins:
+    """By yaw; the plain mean of all faces where none has a yaw."""
+    result = by_yaw(errors, yaw)
+    return result if sum(result.counts) or not len(errors) else dataclasses.replace(result, mean=float(errors.mean()))

@@ -23,8 +23,9 @@ MOST_IMAGES = 50
 """Sets of more images get no row for each of them in Markdown; JSON always names all."""
 PROTOCOL = (
     "Protocol (CLN, BMVC 2022 suppl.): NME in % is the mean 2D distance over the 68 landmarks over sqrt(w h) of the "
-    "ground-truth landmarks' box; bins are of |yaw| in degrees, the value is the mean of the bins that have faces; "
-    "regions come from the ground-truth landmarks' box, one pass, one crop per face, unless the row says otherwise. "
+    "ground-truth landmarks' box; bins are of |yaw| in degrees, the value is the mean of the bins that have faces, and "
+    "of all faces where the set says no yaw; regions come from the ground-truth landmarks' box (on AFLW its rectangle, "
+    "or the published crop), one pass, one crop per face, unless the row says otherwise. "
     "Of several detections the one nearest to the ground-truth region counts, if its centre is within that region's "
     "half side; a face without one is missed, and left out of the detector's row and of both sides of its ratio. "
     "NME 3D counts each side's depth from its landmarks' mean, over the same sqrt(w h). AFLW's 21 points are "
@@ -39,7 +40,7 @@ PerImage = Mapping[str, Mapping[str, float | None]]
 _LOW, _HIGH = YAW_EDGES
 _BINS = (f"[0,{_LOW:.0f}]", f"({_LOW:.0f},{_HIGH:.0f}]", f"({_HIGH:.0f},90]")
 _WARM_UP, _CALLS = 30, 600
-_NUMBER_FORMATS = {"%": "{:.3f}", "": "{:.3f}", "°": "{:.2f}", "MB": "{:.2f}", "ms": "{:.2f}"}
+_NUMBER_FORMATS = {"%": "{:.3f}", "": "{:.3f}", "°": "{:.2f}", "MB": "{:.2f}", "ms": "{:.2f}", "faces": "{:.0f}"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +52,30 @@ class Row:
     what: str
     value: float | None
     unit: str = "%"
-    """%, ° (degrees), MB, ms, or nothing for a ratio or a share."""
+    """%, ° (degrees), MB, ms, faces, or nothing for a ratio or a share."""
     bins: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One of the paper's tables with a row of ours."""
+class Ours:
+    """A row of ours for one of the paper's tables."""
 
     table: PublishedTable
-    ours: YawBins
+    nme: YawBins
     data: str
     faces: int
+    split: str = ""
+    """Whose yaws it is binned by, where that needs to be said."""
 
 
 def nme_row(data: str, what: str, nme: YawBins, unit: str = "%") -> Row:
     """A row of an error by bins of yaw."""
     return Row(data=data, what=what, value=nme.mean, bins=nme.bins, unit=unit)
+
+
+def count_row(data: str, what: str, nme: YawBins, faces: int) -> Row:
+    """A row of how many faces each bin of |yaw| has."""
+    return Row(data=data, what=what, value=faces, bins=nme.counts if sum(nme.counts) else (), unit="faces")
 
 
 def ratio(value: float | None, base: float | None) -> float | None:
@@ -107,20 +115,27 @@ def time_per_face(path: str | os.PathLike[str]) -> tuple[float, str]:
 
 
 def markdown(
-    title: str, rows: Sequence[Row], per_image: Mapping[str, PerImage], comparisons: Sequence[Comparison] = ()
+    title: str,
+    rows: Sequence[Row],
+    per_image: Mapping[str, PerImage],
+    ours: Sequence[Ours] = (),
+    missed: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-    """The table, the paper's tables, and one of single images for each set that is small enough.
+    """The table, whom a detector missed, the paper's tables, and one of single images of each set that is small enough.
 
     Args:
         title: What the figures are of.
         rows: The figures.
         per_image: Figures of single images, by data set.
-        comparisons: Tables of the paper that ours belong into.
+        ours: Rows for the paper's tables.
+        missed: The faces that the detector missed, by data set.
     """
     head = ("data", "what", "value", *_BINS)
     cells = [(row.data, row.what, _value(row), *(_bin(row, number) for number in range(3))) for row in rows]
     parts = [f"# {title}", _table(head, cells), PROTOCOL]
-    parts += [part for one in comparisons for part in _beside(one)]
+    parts += [_missed(name, faces) for name, faces in (missed or {}).items() if faces]
+    tables = {row.table.title: row.table for row in ours}
+    parts += [part for table in tables.values() for part in _beside(table, [row for row in ours if row.table == table])]
     for name, columns in per_image.items():
         images = next(iter(columns.values()))
         if 0 < len(images) <= MOST_IMAGES:
@@ -132,16 +147,27 @@ def markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _beside(comparison: Comparison) -> tuple[str, str]:
-    """A heading and the paper's table with our row."""
-    ours = f"**this model**, {comparison.faces} faces of {comparison.data}"
-    named = [(row.method, row.bins, row.mean) for row in comparison.table.rows]
-    lines = [
-        (method, *(_number(value, "%") for value in (*bins, mean)))
-        for method, bins, mean in [*named, (ours, comparison.ours.bins, comparison.ours.mean)]
-    ]
-    heading = f"{comparison.table.title} (other rows as CLN's supplement, BMVC 2022, gives them, of the whole set):"
+def _missed(name: str, faces: Sequence[str]) -> str:
+    """A sentence."""
+    rest = len(faces) - MOST_IMAGES
+    more = f" and {rest} more (the JSON names all)" if rest > 0 else ""
+    return f"Missed by the face detector in {name}: {', '.join(faces[:MOST_IMAGES])}{more}."
+
+
+def _beside(table: PublishedTable, ours: Sequence[Ours]) -> tuple[str, str]:
+    """A heading and the paper's table with our rows."""
+    named = [(row.method, row.bins, row.mean) for row in table.rows]
+    added = [(_name(row), row.nme.bins, row.nme.mean) for row in ours]
+    lines = [(method, *(_number(value, "%") for value in (*bins, mean))) for method, bins, mean in [*named, *added]]
+    heading = f"{table.title} (other rows as CLN's supplement, BMVC 2022, gives them, of the whole set):"
     return heading, _table(("method", *_BINS, "mean"), lines)
+
+
+def _name(row: Ours) -> str:
+    """Our row's name, with how many faces each bin has."""
+    counts = f" ({' + '.join(map(str, row.nme.counts))})" if sum(row.nme.counts) else ""
+    split = f", bins by {row.split}" if row.split else ""
+    return f"**this model**, {row.faces} faces{counts} of {row.data}{split}"
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -152,7 +178,7 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def _value(row: Row) -> str:
-    return f"{_number(row.value, row.unit)} {row.unit}".rstrip()
+    return _number(row.value, row.unit) if row.value is None else f"{_number(row.value, row.unit)} {row.unit}".rstrip()
 
 
 def _bin(row: Row, number: int) -> str:

@@ -1,10 +1,14 @@
-"""Photographs looked at from more sides: those of AFLW2000-3D with fits and detections, those with points alone."""
+"""Photographs looked at from more sides: regions from labels, from a face detector, and from a first pass's landmarks.
+
+Each photograph is read once. A face that the detector misses has no answer there: its error is NaN.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,73 +17,173 @@ from tqdm import tqdm
 
 from runtime.detection import FaceDetector, roi_from_detection
 from runtime.errors import InvalidInputError
-from runtime.face_model import FaceModel
-from runtime.image import read_image
+from runtime.face_model import LANDMARKS, FaceModel
 from runtime.roi import Roi
-from training.accuracy import Accuracy, Predict, accuracy_of, nme_of, place, predict_faces, without_form
+from training.accuracy import (
+    Accuracy,
+    Photographed,
+    Predict,
+    accuracy_of,
+    nme_of,
+    place,
+    predict_regions,
+    read_batches,
+    without_form,
+)
 from training.charts import WORST, Tile
 from training.data.aflw2000 import AnnotatedFace
 from training.data.landmarks import PointFace, Scheme
 from training.fitting import fit_params
-from training.metrics import YawBins, by_yaw, ced, nme_visible
+from training.metrics import YawBins, bins_or_mean, ced, nme_visible
+
+Errors = NDArray[np.float64]
+"""Of each face (F,), in percent."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
-    """Photographs looked at from more sides: errors (F,) in percent, NaN for a face that the detector missed."""
+    """Figures of a set of photographs; `None` for what was not looked at."""
 
-    faces: Sequence[AnnotatedFace]
-    landmarks: NDArray[np.float32]
-    """As predicted (F, 68, 3), image pixels."""
-    params: NDArray[np.float32]
-    label_yaw: NDArray[np.float64] | None = None
-    predicted: NDArray[np.float64]
-    zero_coefficients: NDArray[np.float64]
-    fit_floor: NDArray[np.float64]
+    names: list[str]
+    faces: Sequence[Photographed]
+    rois: Sequence[Roi]
+    """The labels' regions."""
+    yaw: Errors
+    """Degrees, NaN where the set says none."""
+    truth: NDArray[np.float64]
+    """The labels' points (F, K, 2), image pixels; anything where not visible."""
+    visible: NDArray[np.bool_]
+    """(F, K)."""
+    answers: NDArray[np.float64]
+    """The points as predicted in the labels' regions (F, K, 2)."""
+    accuracy: Accuracy
+    zero_coefficients: Errors
+    fit_floor: Errors | None = None
     """Of the face model fitted to the labels themselves."""
-    detector: NDArray[np.float64]
-    """With regions from a face detector."""
-    second_pass: NDArray[np.float64]
+    detector: Errors | None = None
+    """With regions from a face detector; NaN for a face that it missed."""
+    second_pass: Errors | None = None
     """With regions from the first pass's landmarks."""
 
     @property
     def found(self) -> NDArray[np.bool_]:
         """Which faces the detector found (F,)."""
-        return np.isfinite(self.detector)
+        return np.ones(len(self.names), bool) if self.detector is None else np.isfinite(self.detector)
 
     @property
-    def accuracy(self) -> Accuracy:
-        """The plain figures."""
-        return accuracy_of(
-            self.faces, self.predicted, self.zero_coefficients, self.landmarks, self.params, self.label_yaw
-        )
+    def missed(self) -> list[str]:
+        """Names of the faces that the detector did not find."""
+        return [name for name, found in zip(self.names, self.found, strict=True) if not found]
 
-    def by_yaw(self, errors: NDArray[np.float64], chosen: NDArray[np.bool_] | None = None) -> YawBins:
+    def by_yaw(self, errors: Errors, chosen: NDArray[np.bool_] | None = None) -> YawBins:
         """Bins of one kind of errors, of the chosen faces."""
         mask = np.ones(len(errors), bool) if chosen is None else chosen
-        return by_yaw(errors[mask], np.array([face.yaw for face in self.faces])[mask])
+        return bins_or_mean(errors[mask], self.yaw[mask])
 
     def per_image(self) -> dict[str, dict[str, float | None]]:
         """Each kind of error by image; None where the face was missed."""
-        kinds = ("fit_floor", "predicted", "zero_coefficients", "detector", "second_pass")
+        kinds = {
+            "fit_floor": self.fit_floor,
+            "predicted": self.accuracy.errors,
+            "zero_coefficients": self.zero_coefficients,
+            "detector": self.detector,
+            "second_pass": self.second_pass,
+        }
         return {
             kind: {
-                face.stem: float(error) if np.isfinite(error) else None
-                for face, error in zip(self.faces, getattr(self, kind), strict=True)
+                name: float(error) if np.isfinite(error) else None
+                for name, error in zip(self.names, errors, strict=True)
             }
-            for kind in kinds
+            for kind, errors in kinds.items()
+            if errors is not None
         }
 
     def to_dict(self) -> dict[str, Any]:
         """`Accuracy.to_dict`, and the further figures."""
         images, result = self.per_image(), self.accuracy.to_dict()
-        for kind in ("fit_floor", "second_pass", "detector"):
+        for kind in images.keys() & {"fit_floor", "second_pass", "detector"}:
             bins = self.by_yaw(getattr(self, kind), self.found if kind == "detector" else None)
             result[kind] = {**dataclasses.asdict(bins), "per_image": images[kind]}
-        result["detector"]["missed"] = [
-            face.stem for face, found in zip(self.faces, self.found, strict=True) if not found
-        ]
+        if self.detector is not None:
+            result["detector"]["missed"] = self.missed
         return result
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Looks:
+    """A network's answers to F faces: landmarks (F, 68, 3) in image pixels, NaN for a face without a region."""
+
+    params: NDArray[np.float32]
+    """Of the labels' regions (F, 62), in their crops' pixels."""
+    landmarks: NDArray[np.float32]
+    flat: NDArray[np.float32]
+    """The same with all coefficients set to zero."""
+    detector: NDArray[np.float32] | None
+    second_pass: NDArray[np.float32] | None
+
+
+def look(
+    predict: Predict,
+    size: int,
+    face_model: FaceModel,
+    faces: Sequence[Photographed],
+    rois: Sequence[Roi],
+    detector: FaceDetector | None,
+    *,
+    progress: bool = True,
+) -> Looks:
+    """Answers in the labels' regions `rois`; with a detector in its regions too, and in the first pass's."""
+    rows, detected, second = [], [], []
+    for numbers, images in read_batches(faces, progress=progress):
+        regions = [rois[number] for number in numbers]
+        run = partial(_answers, predict, size, face_model, images)
+        params, landmarks = run(regions)
+        rows.append(params)
+        if detector is not None:
+            detected.append(run(detected_rois(detector, images, regions))[1])
+            second.append(run([Roi.from_landmarks(points) for points in landmarks])[1])
+    params = np.concatenate(rows)
+    return Looks(
+        params=params,
+        landmarks=place(face_model, params, rois, size),
+        flat=place(face_model, without_form(params), rois, size),
+        detector=np.concatenate(detected) if detected else None,
+        second_pass=np.concatenate(second) if second else None,
+    )
+
+
+def _answers(
+    predict: Predict,
+    size: int,
+    face_model: FaceModel,
+    images: Sequence[NDArray[np.uint8]],
+    rois: Sequence[Roi | None],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Params (B, 62) and landmarks (B, 68, 3), NaN where there is no region."""
+    pairs = [(image, roi) for image, roi in zip(images, rois, strict=True) if roi is not None]
+    chosen = np.array([roi is not None for roi in rois])
+    params = np.full((len(rois), face_model.num_params), np.nan, np.float32)
+    landmarks = np.full((len(rois), LANDMARKS, 3), np.nan, np.float32)
+    if pairs:
+        pictures, regions = zip(*pairs, strict=True)
+        params[chosen] = predict_regions(predict, size, pictures, regions)
+        landmarks[chosen] = place(face_model, params[chosen], regions, size)
+    return params, landmarks
+
+
+def detected_rois(
+    detector: FaceDetector, images: Sequence[NDArray[np.uint8]], truths: Sequence[Roi]
+) -> list[Roi | None]:
+    """The region of the detection nearest to each true one; None if none has its centre within half the true side."""
+    result: list[Roi | None] = []
+    seen, rois = None, []
+    for image, truth in zip(images, truths, strict=True):
+        if image is not seen:  # faces of one photograph share its array
+            seen, rois = image, [roi_from_detection(detection) for detection in detector.detect(image)]
+        distances = [np.hypot(roi.center_x - truth.center_x, roi.center_y - truth.center_y) for roi in rois]
+        nearest = int(np.argmin(distances)) if rois else -1
+        result.append(rois[nearest] if rois and distances[nearest] < truth.side / 2 else None)
+    return result
 
 
 def study_photographs(
@@ -88,90 +192,93 @@ def study_photographs(
     face_model: FaceModel,
     faces: Sequence[AnnotatedFace],
     detector: FaceDetector,
-    label_yaw: NDArray[np.float64] | None = None,
+    label_yaw: Errors | None = None,
 ) -> Study:
     """All that the table says of annotated photographs."""
     rois = [Roi.from_landmarks(face.landmarks) for face in faces]
-    params = predict_faces(predict, size, faces, rois)
-    landmarks = place(face_model, params, rois, size)
-
-    def run(chosen: Sequence[AnnotatedFace], regions: Sequence[Roi]) -> NDArray[np.float64]:
-        return nme_of(place(face_model, predict_faces(predict, size, chosen, regions), regions, size), chosen)
-
-    detected = [detected_roi(detector, face) for face in tqdm(faces, unit="face", desc="detecting", disable=None)]
-    pairs = [(face, roi) for face, roi in zip(faces, detected, strict=True) if roi is not None]
-    by_detector = np.full(len(faces), np.nan)
-    if pairs:
-        by_detector[[roi is not None for roi in detected]] = run(*zip(*pairs, strict=True))
+    seen = look(predict, size, face_model, faces, rois, detector)
+    predicted, flat = nme_of(seen.landmarks, faces), nme_of(seen.flat, faces)
     fits = [fit_params(face_model, face.landmarks) for face in tqdm(faces, unit="face", desc="fitting", disable=None)]
     return Study(
+        names=[face.stem for face in faces],
         faces=faces,
-        landmarks=landmarks,
-        params=params,
-        label_yaw=label_yaw,
-        predicted=nme_of(landmarks, faces),
-        zero_coefficients=nme_of(place(face_model, without_form(params), rois, size), faces),
+        rois=rois,
+        yaw=np.array([face.yaw for face in faces]),
+        truth=np.stack([face.landmarks[:, :2] for face in faces]),
+        visible=np.ones(seen.landmarks.shape[:2], bool),
+        answers=seen.landmarks[..., :2].astype(np.float64),
+        accuracy=accuracy_of(faces, predicted, flat, seen.landmarks, seen.params, label_yaw),
+        zero_coefficients=flat,
         fit_floor=nme_of(face_model.landmarks(np.stack(fits)), faces),
-        detector=by_detector,
-        second_pass=run(faces, [Roi.from_landmarks(points) for points in landmarks]),
+        detector=nme_of(seen.detector, faces),
+        second_pass=nme_of(seen.second_pass, faces),
     )
 
 
-def detected_roi(detector: FaceDetector, face: AnnotatedFace) -> Roi | None:
-    """The region of the detection nearest to the true one; None if none has its centre within half the true side."""
-    truth = Roi.from_landmarks(face.landmarks)
-
-    def distance(roi: Roi) -> float:
-        return float(np.hypot(roi.center_x - truth.center_x, roi.center_y - truth.center_y))
-
-    rois = [roi_from_detection(detection) for detection in detector.detect(read_image(face.image_path))]
-    nearest = min(rois, key=distance, default=None)
-    return nearest if nearest is not None and distance(nearest) < truth.side / 2 else None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PointStudy:
-    """Photographs labelled with points alone."""
-
-    faces: Sequence[PointFace]
-    scheme: Scheme
-    answers: NDArray[np.float64]
-    """The scheme's points as predicted (F, K, 2), image pixels."""
-    accuracy: Accuracy
-
-
 def study_points(
-    predict: Predict, size: int, face_model: FaceModel, faces: Sequence[PointFace], scheme: Scheme
-) -> PointStudy:
+    predict: Predict,
+    size: int,
+    face_model: FaceModel,
+    faces: Sequence[PointFace],
+    scheme: Scheme,
+    detector: FaceDetector | None = None,
+    *,
+    progress: bool = True,
+) -> Study:
     """Accuracy over the visible points (see `point_norm`); a face without any is left out.
+
+    Args:
+        predict: Crops to params.
+        size: Side of the crops.
+        face_model: Of the params.
+        faces: Photographs labelled with points alone.
+        scheme: What their points are.
+        detector: Looks at its regions too, and at those of the first pass.
+        progress: Show a bar.
 
     Raises:
         InvalidInputError: No face is left.
     """
     kept = [face for face in faces if face.visible.any()]
     if not kept:
-        raise InvalidInputError("Expected faces with visible points, got none.")
+        raise InvalidInputError("Expected faces with visible points, got none; check the set's labels.")
     rois = [face.roi for face in kept]
-    params = predict_faces(predict, size, kept, rois)
+    seen = look(predict, size, face_model, kept, rois, detector, progress=progress)
     truth, visible = np.stack([face.points for face in kept]), np.stack([face.visible for face in kept])
     sizes = np.array([point_norm(face) for face in kept])
-    answers, errors = [], []
-    for form in (params, without_form(params)):
-        points = scheme.mixing.astype(np.float64) @ place(face_model, form, rois, size)[..., :2]  # (F, K, 2)
-        answers.append(points)
-        errors.append(nme_visible(points, truth, visible, sizes))
+
+    def points_of(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray(scheme.mixing.astype(np.float64) @ landmarks[..., :2])  # (F, K, 2)
+
+    def errors_of(landmarks: NDArray[np.float32] | None) -> Errors | None:
+        return None if landmarks is None else nme_visible(points_of(landmarks), truth, visible, sizes)
+
+    errors = nme_visible(points_of(seen.landmarks), truth, visible, sizes)
+    flat = nme_visible(points_of(seen.flat), truth, visible, sizes)
     yaw = np.array([np.nan if face.yaw is None else face.yaw for face in kept])
     names = unique_names([face.image_path.stem for face in kept])
     accuracy = Accuracy(
-        nme=bins_or_mean(errors[0], yaw),
-        zero_coefficients=bins_or_mean(errors[1], yaw),
-        per_image=dict(zip(names, errors[0].tolist(), strict=True)),
+        nme=bins_or_mean(errors, yaw),
+        zero_coefficients=bins_or_mean(flat, yaw),
+        per_image=dict(zip(names, errors.tolist(), strict=True)),
         faces=len(kept),
         points=len(scheme.mixing),
-        ced=ced(errors[0]),
-        errors=errors[0],
+        ced=ced(errors),
+        errors=errors,
     )
-    return PointStudy(faces=kept, scheme=scheme, answers=answers[0], accuracy=accuracy)
+    return Study(
+        names=names,
+        faces=kept,
+        rois=rois,
+        yaw=yaw,
+        truth=truth,
+        visible=visible,
+        answers=points_of(seen.landmarks),
+        accuracy=accuracy,
+        zero_coefficients=flat,
+        detector=errors_of(seen.detector),
+        second_pass=errors_of(seen.second_pass),
+    )
 
 
 def point_norm(face: PointFace) -> float:
@@ -184,14 +291,10 @@ def point_norm(face: PointFace) -> float:
         return face.length
     area = float(np.ptp(face.points[face.visible], axis=0).prod())
     if not area > 0:
-        raise InvalidInputError(f"{face.image_path}: expected known points whose box has an area, got a flat one.")
+        raise InvalidInputError(
+            f"{face.image_path}: expected known points whose box has an area, got a flat one; label more points."
+        )
     return float(np.sqrt(area))
-
-
-def bins_or_mean(errors: NDArray[np.float64], yaw: NDArray[np.float64]) -> YawBins:
-    """By yaw; the plain mean of all faces where the set says no yaw."""
-    result = by_yaw(errors, yaw)
-    return result if result.mean is not None else dataclasses.replace(result, mean=float(errors.mean()))
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -204,22 +307,19 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return result
 
 
-def worst_tiles(result: Accuracy | Study | PointStudy, count: int = WORST) -> list[Tile]:
-    """The faces with the largest errors, worst first; none of rendered ones."""
-    if isinstance(result, Accuracy):
-        return []
-    accuracy, tiles = result.accuracy, []
-    names = list(accuracy.per_image)
-    for number in np.argsort(-accuracy.errors, kind="stable")[:count]:
-        face = result.faces[number]
-        if isinstance(result, Study):
-            truth, answer = result.faces[number].landmarks, result.landmarks[number]
-            roi, yaw = Roi.from_landmarks(truth), result.faces[number].yaw
-        else:
-            chosen = result.faces[number].visible
-            truth, answer = result.faces[number].points[chosen], result.answers[number][chosen]
-            roi, yaw = result.faces[number].roi, result.faces[number].yaw
-        angle = "" if yaw is None else f", yaw {yaw:.0f}"
-        caption = f"{names[number]}: {accuracy.errors[number]:.2f} %{angle}"
-        tiles.append(Tile(image_path=face.image_path, roi=roi, truth=truth, answer=answer, caption=caption))
+def worst_tiles(study: Study, count: int = WORST) -> list[Tile]:
+    """The faces with the largest errors in the labels' regions, worst first."""
+    tiles = []
+    for number in np.argsort(-study.accuracy.errors, kind="stable")[:count]:
+        angle = "" if np.isnan(study.yaw[number]) else f", yaw {study.yaw[number]:.0f}"
+        chosen = study.visible[number]
+        tiles.append(
+            Tile(
+                image_path=study.faces[number].image_path,
+                roi=study.rois[number],
+                truth=study.truth[number][chosen],
+                answer=study.answers[number][chosen],
+                caption=f"{study.names[number]}: {study.accuracy.errors[number]:.2f} %{angle}",
+            )
+        )
     return tiles

@@ -3,6 +3,7 @@
 `--config` is a name in `training/configs` or a TOML file. RUN_DIR holds `run.json` (config, command, source revision),
 `metrics.jsonl` (one object a line), `last.pth` (all that a resumed run needs) and `best.pth` (the checkpoint of the
 averaged weights with the lowest NME on held-out faces of the same kind; those given with --val are only reported).
+Data that is labelled with points alone fine-tunes the checkpoint given with --init (`training.supervision`).
 Ctrl-C or SIGTERM ends a run after the step in progress; `--resume` goes on. Each part of a step's batch (all of it, or
 `micro_batch` samples) seeds torch's generator from the run's seed and the numbers of step and part, which also pick its
 samples; so a resumed run ends with the weights of one that was never stopped (the same machine and thread count given;
@@ -42,18 +43,18 @@ from tqdm import tqdm
 from runtime.errors import ClnError, EngineUnavailableError, FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel, load_face_model
 from runtime.files import write_atomically
-from training.accuracy import Accuracy, evaluate_real, evaluate_synthetic, torch_predictor
-from training.augment import augmented_crops
+from training.accuracy import Accuracy, evaluate_real, torch_predictor
 from training.checkpoint import Checkpoint, dump, load_checkpoint, load_plain, save_checkpoint
 from training.config import TrainConfig, config_names, load_config
 from training.data.aflw2000 import AnnotatedFace, load_aflw2000
-from training.data.catalog import KINDS_WITH_PARAMS, report_skipped
+from training.data.catalog import KINDS_WITH_PARAMS, KINDS_WITH_POINTS, hold_out, report_skipped
 from training.data.catalog import open_samples as open_labelled
+from training.data.landmarks import LandmarkSamples
 from training.data.samples import HELD_OUT_SEED, Samples, SyntheticSamples, image_size, parse_synthetic
-from training.decoder import Decoder
 from training.distributed import Team, gradients_kept, join_team
-from training.losses import FaceLoss, Losses
+from training.losses import Losses, PointLosses
 from training.model import CLN
+from training.supervision import ParamSupervision, Terms, supervise
 
 logger = logging.getLogger(__name__)
 
@@ -189,8 +190,8 @@ class Run:
     def __init__(
         self,
         config: TrainConfig,
-        samples: Samples,
-        held_out: Samples,
+        samples: Samples | LandmarkSamples,
+        held_out: Samples | LandmarkSamples,
         face_model: FaceModel,
         options: RunOptions,
         photographs: list[AnnotatedFace] | None = None,
@@ -198,26 +199,29 @@ class Run:
         team: Team | None = None,
         start: Checkpoint | None = None,
     ) -> None:
-        """Set up a new run, perhaps with a checkpoint's weights, or go on from a state (see `claim_folder`)."""
+        """Set up a new run, perhaps with a checkpoint's weights, or go on from a state (see `claim_folder`).
+
+        Samples with points alone need one or the other.
+        """
         self.config, self.options, self.face_model = config, options, face_model
         self.team = team or Team()
         self.parts = config.batch_size // config.micro_batch if config.micro_batch else self.team.size
         self.own_parts = self.team.share(self.parts)
         if config.batch_size % self.parts:
             raise InvalidInputError(f"Expected a batch_size that is a multiple of {self.parts} processes.")
-        self.samples, self.held_out, self.photographs = samples, held_out, photographs
+        self.photographs, self.fine_tunes = photographs, start is not None
         self.device = torch.device(options.device)
         self.stream_dtype = stream_dtype(self.device, bf16=options.bf16)
         # Float16 gradients vanish below 6e-8: the loss is scaled up, and the gradients back before they are clipped.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.stream_dtype == torch.float16)
-        self.decoder = Decoder(face_model).to(self.device)
-        self.loss = FaceLoss(config.loss, self.decoder, config.model.input_size)
+        began = (start and start.state_dict) if state is None else state.get("start")
+        self.supervision = supervise(config, samples, held_out, face_model, self.device, began)
         torch.manual_seed(config.seed)
         self.model = CLN(config.model).to(self.device, memory_format=torch.channels_last)
         if start is not None:
             self.model.load_state_dict(dict(start.state_dict))
         elif state is None:
-            self.model.set_whitening(*self._label_statistics())
+            self.model.set_whitening(*label_statistics(self.supervision, config.seed))
         self.forward = self.team.wrap(Forward(self.model, self.stream_dtype))
         self.optimizer = make_optimizer(config, self.model)
         self.step, self.best, self.bad_steps = 0, math.inf, 0
@@ -226,11 +230,18 @@ class Run:
         else:
             self._restore(state)
 
+    @property
+    def samples(self) -> Samples | LandmarkSamples:
+        """What is trained on."""
+        return self.supervision.samples
+
     def train(self) -> bool:
         """Go on to the last step; False if interrupted before it."""
         started, first = time.monotonic(), self.step
         limit = math.inf if self.options.minutes is None else self.options.minutes * 60
-        with interruption() as stop, self._log() as log:
+        with interruption(patient=self.team.size > 1) as stop, self._log() as log:
+            if self.fine_tunes and self.step == 0 and self.team.leads:
+                log.write(0, self.evaluate())  # what is to be beaten
             bar = tqdm(
                 total=self.config.steps,
                 initial=self.step,
@@ -252,10 +263,10 @@ class Run:
                         log.write(self.step, self.evaluate())
                     self.save()
             bar.close()
-        self.save()
+            self.save()
         return self.step >= self.config.steps
 
-    def train_step(self) -> Losses:
+    def train_step(self) -> Losses | PointLosses:
         """One step of the optimiser; the losses are of this process's parts of the batch, without gradient."""
         config, step = self.config, self.step
         self.model.train()
@@ -271,10 +282,9 @@ class Run:
         return mean_losses(losses)
 
     def evaluate(self) -> dict[str, float]:
-        """Figures of the averaged weights; keeps the checkpoint when it is the best on held-out rendered faces."""
+        """Figures of the averaged weights; keeps the checkpoint when it is the best on held-out faces."""
         predict, size = torch_predictor(self.average.model), self.config.model.input_size
-        synthetic = evaluate_synthetic(predict, size, self.face_model, self.held_out)
-        figures = accuracy_figures("held_out", synthetic)
+        figures = accuracy_figures("held_out", self.supervision.accuracy(predict))
         if self.photographs:
             real = evaluate_real(predict, size, self.face_model, self.photographs, progress=False)
             figures |= accuracy_figures("photographs", real)
@@ -313,6 +323,8 @@ class Run:
             "model_config": self.config.model.to_dict(),
             "config": plain(self.config.to_dict()),
             "face_model_sha256": self.face_model.sha256,
+            "labels": self.supervision.labels,
+            "start": self.supervision.state(),
             "step": self.step,
             "best": self.best,
             "model": self.model.state_dict(),
@@ -322,13 +334,9 @@ class Run:
         }
         write_atomically(self.options.out / STATE_NAME, dump(state))
 
-    def _backward(self, indices: NDArray[np.int64]) -> Losses:
+    def _backward(self, indices: NDArray[np.int64]) -> Losses | PointLosses:
         """Add one part's share of the batch's gradient."""
-        images, params = (tensor.to(self.device) for tensor in self.samples.batch(indices))
-        with torch.no_grad():
-            size = self.config.model.input_size
-            crops, truth = augmented_crops(images, params, self.decoder, size, self.config.augment)
-        losses = self.loss(self.forward(crops), truth, self.model.whiten, self.model.dewhiten)
+        losses = self.supervision.losses(indices, self.forward, self.model)
         self.scaler.scale(losses.total / len(self.own_parts)).backward()
         return losses
 
@@ -373,18 +381,14 @@ class Run:
         self.team.average([buffer for buffer in self.model.buffers() if buffer.is_floating_point()])
         self.average.update(self.model, step)
 
-    def _label_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation (62,) of some samples' labels as training will see them."""
-        seed_step(self.config.seed, -1)
-        labels = []
-        count = min(len(self.samples), WHITENING_SAMPLES)
-        spread = np.arange(count) * len(self.samples) // count  # a set's parts lie one after the other
-        for start in range(0, count, 100):
-            batch = self.samples.batch(spread[start : start + 100])
-            images, params = (tensor.to(self.device) for tensor in batch)
-            size = self.config.model.input_size
-            labels.append(augmented_crops(images, params, self.decoder, size, self.config.augment)[1])
-        return whitening(torch.cat(labels))
+
+def label_statistics(supervision: ParamSupervision, seed: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (62,) of some samples' labels as training will see them."""
+    seed_step(seed, -1)
+    total = len(supervision.samples)
+    count = min(total, WHITENING_SAMPLES)
+    spread = np.arange(count) * total // count  # a set's parts lie one after the other
+    return whitening(torch.cat([supervision.crops(spread[start : start + 100])[1] for start in range(0, count, 100)]))
 
 
 def whitening(params: Tensor) -> tuple[Tensor, Tensor]:
@@ -394,10 +398,11 @@ def whitening(params: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), torch.where(constant, torch.zeros_like(std), std).float()
 
 
-def mean_losses(losses: Sequence[Losses]) -> Losses:
+def mean_losses(losses: Sequence[Terms]) -> Terms:
     """The mean of each term, without gradient."""
-    terms = [field.name for field in dataclasses.fields(Losses)]
-    return Losses(**{name: torch.stack([getattr(one, name).detach() for one in losses]).mean() for name in terms})
+    kind = type(losses[0])
+    terms = [field.name for field in dataclasses.fields(kind)]
+    return kind(**{name: torch.stack([getattr(one, name).detach() for one in losses]).mean() for name in terms})
 
 
 def source_revision() -> str | None:
@@ -409,9 +414,9 @@ def source_revision() -> str | None:
         return None
 
 
-def loss_figures(losses: Losses, rate: float, throughput: float) -> dict[str, float]:
+def loss_figures(losses: Losses | PointLosses, rate: float, throughput: float) -> dict[str, float]:
     """One log line of the training loss."""
-    terms = {name: float(getattr(losses, name).detach()) for name in ("total", "wpdc", "wing", "disentangled")}
+    terms = {name: float(term.detach()) for name, term in vars(losses).items()}
     return {**terms, "learning_rate": rate, "images_per_second": throughput}
 
 
@@ -425,13 +430,15 @@ def accuracy_figures(prefix: str, accuracy: Accuracy) -> dict[str, float]:
     return {f"{prefix}_{name}": value for name, value in cells.items() if value is not None}
 
 
-def claim_folder(out: Path, config: TrainConfig, face_model: FaceModel, *, resume: bool) -> dict[str, Any] | None:
+def claim_folder(
+    out: Path, config: TrainConfig, face_model: FaceModel, *, resume: bool, labels: str = "params"
+) -> dict[str, Any] | None:
     """The state to resume from, or None for a new run: checked before any time is spent.
 
     Raises:
         FileNotFoundError: There is nothing to resume.
         FileFormatError: The state is corrupt.
-        MismatchError: It belongs to another network or face model, or was made by another recipe.
+        MismatchError: It belongs to another network, face model or kind of labels, or was made by another recipe.
         InvalidInputError: The face model doesn't fit the config, or a run is there that should not be resumed.
     """
     if face_model.num_params != config.model.num_params:
@@ -453,6 +460,12 @@ def claim_folder(out: Path, config: TrainConfig, face_model: FaceModel, *, resum
         raise MismatchError(f"{path} is of another network; give the --config it was started with.")
     if state["face_model_sha256"] != face_model.sha256:
         raise MismatchError(f"{path} is for another face model; give the one it was started with.")
+    before = state.get("labels", "params")  # older states are of params
+    if before != labels:
+        raise MismatchError(
+            f"{path}: expected data that is labelled with {before}, as the run was started with, got {labels}; give "
+            "such data, or another --out with --init."
+        )
     check_recipe(path, state, config)
     return state
 
@@ -528,15 +541,20 @@ class Flag:
 
 
 @contextmanager
-def interruption() -> Iterator[Flag]:
-    """A flag that Ctrl-C or SIGTERM sets; a second one ends the process as usual."""
+def interruption(*, patient: bool = False) -> Iterator[Flag]:
+    """A flag that Ctrl-C or SIGTERM sets; a second one ends the process as usual, unless `patient`.
+
+    Under `torchrun` each process may get one Ctrl-C twice, from the terminal and from the launcher, which ends by force
+    what does not end in half a minute.
+    """
     flag = Flag()
     names = (signal.SIGINT, signal.SIGTERM)
     before = {name: signal.getsignal(name) for name in names}
 
     def ask(number: int, _: FrameType | None) -> None:
         flag.is_set = True
-        signal.signal(number, before[signal.Signals(number)])
+        if not patient:
+            signal.signal(number, before[signal.Signals(number)])
 
     try:
         for name in names:
@@ -567,10 +585,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.partition("\n")[0])
-    config_help = f"a TOML file, or one of {', '.join(config_names())} (default: edge)"
-    parser.add_argument("--config", default="edge", help=config_help)
+    config_help = f"a TOML file, or one of {', '.join(config_names())} (default: edge; fine_tune for points alone)"
+    parser.add_argument("--config", help=config_help)
     data_help = "synthetic:N[:CACHE], rendered before the first step if missing; or, with labels for a Basel model, "
     data_help += ", ".join(f"{kind}:DIR" for kind in KINDS_WITH_PARAMS)
+    data_help += "; or, with points alone and --init, " + ", ".join(f"{kind}:DIR" for kind in KINDS_WITH_POINTS)
     parser.add_argument("--data", required=True, help=data_help)
     parser.add_argument("--out", required=True, type=Path, help="the run's folder")
     init_help = "fine-tune: start with this checkpoint's network, weights and whitening"
@@ -594,11 +613,17 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--face-model", help="default: the bundled one")
     held_out_help = "faces to evaluate on, kept from training (default: 500)"
     parser.add_argument("--held-out", type=int, default=500, help=held_out_help)
-    parser.add_argument("--evaluate-every", type=int, default=1000, help="steps between evaluations (default: 1000)")
+    every_help = "steps between evaluations (default: 1000; for points alone, a tenth of the run)"
+    parser.add_argument("--evaluate-every", type=int, help=every_help)
     parser.add_argument("--val", help="aflw2000:DIR: photographs to report on; never used to choose a checkpoint")
     for switch in ("cdsda", "cat", "thumbnail"):
         parser.add_argument(f"--no-{switch}", action="store_true", help=f"ablation: without {switch}")
     return parser.parse_args(arguments)
+
+
+def labels_of(data: str) -> str:
+    """What labels a `--data` has: `params` or `points`."""
+    return "points" if data.partition(":")[0] in KINDS_WITH_POINTS else "params"
 
 
 def config_of(options: argparse.Namespace) -> TrainConfig:
@@ -608,41 +633,25 @@ def config_of(options: argparse.Namespace) -> TrainConfig:
         InvalidInputError: There is no such config, or a number is out of range.
         FileNotFoundError, FileFormatError: As `load_config`.
     """
-    config = load_config(options.config)
+    config = load_config(options.config or ("fine_tune" if labels_of(options.data) == "points" else "edge"))
     off: dict[str, Any] = {name: False for name in ("cdsda", "cat", "thumbnail") if getattr(options, f"no_{name}")}
     names = ("steps", "batch_size", "micro_batch", "learning_rate", "seed")
     changes = {name: value for name in names if (value := getattr(options, name)) is not None}
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **off), **changes)
 
 
-class Chosen:
-    """Some of a set's samples."""
-
-    def __init__(self, samples: Samples, indices: NDArray[np.int64]) -> None:
-        """Those at the indices."""
-        self.samples, self.indices, self.size = samples, indices, samples.size
-
-    def __len__(self) -> int:
-        """How many."""
-        return len(self.indices)
-
-    def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Images uint8 (B, W, W, 3) and params float32 (B, 62)."""
-        return self.samples.batch(self.indices[indices])
-
-
-def suited(config: TrainConfig, face_model: FaceModel) -> TrainConfig:
-    """The config with as many coefficients as the face model has, and without flips where it can't mirror."""
+def suited(config: TrainConfig, face_model: FaceModel, labels: str = "params") -> TrainConfig:
+    """The config with as many coefficients as the face model has, and without flips where it can't mirror params."""
     counts: dict[str, Any] = {"shape_count": face_model.shape_count, "expression_count": face_model.expression_count}
     augment = config.augment
-    if not face_model.can_mirror:
+    if labels == "params" and not face_model.can_mirror:
         augment = dataclasses.replace(augment, flip_probability=0.0)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **counts), augment=augment)
 
 
 def open_samples(
     options: argparse.Namespace, config: TrainConfig, face_model: FaceModel, team: Team
-) -> tuple[Samples, Samples]:
+) -> tuple[Samples, Samples] | tuple[LandmarkSamples, LandmarkSamples]:
     """Samples to train on, and held-out ones.
 
     Raises:
@@ -654,18 +663,15 @@ def open_samples(
     if options.data.startswith("synthetic"):
         return _open_synthetic(options, face_model, size, team)
     kind, _, folder = options.data.partition(":")
-    if kind not in KINDS_WITH_PARAMS or not folder:
-        known = ", ".join(f"{name}:DIR" for name in KINDS_WITH_PARAMS)
+    if kind not in KINDS_WITH_PARAMS + KINDS_WITH_POINTS or not folder:
+        known = ", ".join(f"{name}:DIR" for name in KINDS_WITH_PARAMS + KINDS_WITH_POINTS)
         raise InvalidInputError(f"Expected synthetic:N[:CACHE] or one of {known} for --data, got '{options.data}'.")
     samples: Any = open_labelled(options.data, face_model, size=size, threads=options.workers)
-    if len(samples) <= options.held_out:
-        raise InvalidInputError(
-            f"{options.data}: expected more than the {options.held_out} samples that --held-out keeps from training, "
-            f"got {len(samples)}."
-        )
-    order = np.random.default_rng(HELD_OUT_SEED).permutation(len(samples))
-    kept, held_out = np.sort(order[options.held_out :]), np.sort(order[: options.held_out])
-    return Chosen(samples, kept), Chosen(samples, held_out)
+    try:
+        kept, held_out = hold_out(kind, samples.image_paths, options.held_out, HELD_OUT_SEED)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{options.data}: {error}") from None
+    return samples.part(kept), samples.part(held_out)
 
 
 def _open_synthetic(
@@ -697,14 +703,32 @@ def data_label(text: str) -> str:
     return f"{kind}:{rest.partition(':')[0] if kind == 'synthetic' else Path(rest).resolve().name}"
 
 
+def starting_checkpoint(options: argparse.Namespace, face_model: FaceModel) -> Checkpoint | None:
+    """The one that `--init` names.
+
+    Raises:
+        InvalidInputError: There is none, and the data's labels can't do without.
+        FileNotFoundError, FileFormatError, MismatchError: As `load_checkpoint`.
+    """
+    if options.init:
+        return load_checkpoint(options.init, face_model)
+    if labels_of(options.data) == "points" and not options.resume:
+        raise InvalidInputError(
+            f"Expected --init CHECKPOINT with {options.data}, got none: points alone say too little of depth and shape "
+            "to start from nothing; give a trained network, such as --init checkpoints/edge.pth."
+        )
+    return None
+
+
 def open_run(options: argparse.Namespace, team: Team) -> Run:
     """The run that a command line asks for, its samples rendered."""
     face_model = load_face_model(options.face_model)
-    config = suited(config_of(options), face_model)
-    start = load_checkpoint(options.init, face_model) if options.init else None
+    labels = labels_of(options.data)
+    config = suited(config_of(options), face_model, labels)
+    start = starting_checkpoint(options, face_model)
     if start is not None:
         config = dataclasses.replace(config, model=start.config)
-    state = claim_folder(options.out, config, face_model, resume=options.resume) if team.leads else None
+    state = claim_folder(options.out, config, face_model, resume=options.resume, labels=labels) if team.leads else None
     state = team.hand_out(state)
     photographs = None
     if options.val:
@@ -713,12 +737,13 @@ def open_run(options: argparse.Namespace, team: Team) -> Run:
             raise InvalidInputError(f"Expected aflw2000:DIR for --val, got '{options.val}'.")
         photographs = load_aflw2000(folder) if team.leads else None
     samples, held_out = open_samples(options, config, face_model, team)
+    default_interval = max(1, config.steps // 10) if labels == "points" else 1000
     run_options = RunOptions(
         out=options.out,
         minutes=options.minutes,
         device=options.device,
         bf16=options.bf16,
-        evaluate_every=options.evaluate_every,
+        evaluate_every=options.evaluate_every or default_interval,
         data=data_label(options.data),
         command="python -m training.train " + " ".join(sys.argv[1:]),
     )
@@ -735,7 +760,7 @@ def main(arguments: list[str] | None = None) -> int:
             logging.basicConfig(level=logging.INFO if team.leads else logging.WARNING, format="%(asctime)s %(message)s")
             run = open_run(options, team)
             finished = run.train()
-            for line in report_skipped(run.samples.samples if isinstance(run.samples, Chosen) else run.samples):
+            for line in report_skipped(run.samples):
                 logger.warning(line)
     except (ClnError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

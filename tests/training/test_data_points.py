@@ -74,7 +74,10 @@ def test_points_lie_on_their_place_in_the_crop(tmp_path, suffix):
         region = Roi.from_landmarks(points.numpy())
         assert region.side == pytest.approx(160 / 1.25, rel=1e-4)
         assert region.center_x == pytest.approx(79.5, abs=1e-3)
-    assert not check(f"helen:{folder}").problems
+    assert check(f"helen:{folder}").found == ["4 faces; images were not decoded, add --images for that"]
+    (folder / "testset" / "0_1.pts").unlink()
+    report = check(f"helen:{folder}")
+    assert not report.problems and f"testset/0_1{suffix} is left out: it has no points" in report.found
 
 
 def test_mirrored_labels_lie_on_the_mirrored_image(tmp_path):
@@ -206,6 +209,11 @@ def test_the_published_crops_of_aflw(tmp_path):
     # The margin of 1.25 shows the crop in the middle at its own scale: 15 pixels of replicated edge all round.
     torch.testing.assert_close(labels.points[0], torch.from_numpy(faces[0].points).float() + 15)
     assert not check(f"aflw-3ddfa:{folder}", images=True).problems
+    boxes = folder / "test.configs" / "AFLW_GT_crop_roi_box.npy"
+    whole = np.load(boxes)
+    np.save(boxes, whole * [[1, 1, 1, 1], [1, 1, 1, 0.2], [1, 1, 1, 1]])
+    assert "for 1.jpg" in check(f"aflw-3ddfa:{folder}").problems[0]
+    np.save(boxes, whole)
     np.save(folder / "test.configs" / "AFLW_GT_crop_yaws.npy", np.zeros(2))
     assert "(3,)" in check(f"aflw-3ddfa:{folder}").problems[0]
     (folder / "test.configs" / "AFLW_GT_pts21.npy").unlink()
@@ -232,7 +240,7 @@ def test_a_users_folder(tmp_path):
     write_pts(tmp_path / "a.pts", make_points(0))
     loaded = load_own(tmp_path)
     assert sorted(face.image_path.name for face in loaded.faces) == ["a.png", "b.jpg"]
-    assert len(loaded.notes) == 1 and "d.jpg" in loaded.notes[0]
+    assert [note.split()[0] for note in loaded.notes] == ["c.jpg", "d.jpg"]  # one with nothing, one with a box
     known = next(face for face in loaded.faces if face.image_path.name == "b.jpg")
     assert known.roi == Roi.from_box((20, 25, 80, 70)) and known.visible.sum() == 51
     images, labels = open_samples(f"points:{tmp_path}", MODEL, size=96).batch(np.arange(2))
@@ -247,10 +255,11 @@ def test_a_users_folder(tmp_path):
         ("b.jpg,1,2,3\n", "line 1.*136 numbers"),
         ("file,x1\nb.jpg," + ",".join(["x"] * 136), "line 2"),
         ("b.jpg," + ",".join(["inf"] * 136), "line 1"),
-        ("b.jpg," + "," * 135, "expected finite points"),
+        ("b.jpg," + "," * 135, r"b\.jpg: its label says no region .*expected finite points"),
+        ("b.jpg," + ",".join(["5"] * 136), r"b\.jpg: its label says no region"),
         ("none.jpg," + ",".join(["5", "6"] * 34 + ["7", "9"] * 34), "expected this image"),
     ],
-    ids=["short", "text", "infinity", "no point", "no image"],
+    ids=["short", "text", "infinity", "no point", "one place", "no image"],
 )
 def test_a_bad_table_is_refused(tmp_path, text, message):
     write_image(tmp_path / "b.jpg", make_points())
@@ -267,6 +276,7 @@ def test_a_bad_table_is_refused(tmp_path, text, message):
         ("{\n" + "1 nan\n" * 68 + "}", "NaN"),
         ("{\n" + "1 x\n" * 68 + "}", "68 lines"),
         ("{\n" + "1 2\n" * 68, "68 lines"),
+        ("{\n" + "1 2\n" * 68 + "}", "says no region"),
     ],
 )
 def test_a_bad_pts_file_is_refused_and_named_by_the_check(tmp_path, capsys, text, message):

@@ -1,4 +1,5 @@
 import dataclasses
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,15 +22,15 @@ from tests.training.conftest import make_face_model
 from tests.training.test_model import TINY
 from tools.plot_yaw_sweep import sweep
 from training import accuracy, evaluate
-from training.accuracy import evaluate_real
+from training.accuracy import evaluate_real, read_batches
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from training.data.aflw2000 import load_aflw2000
-from training.data.landmarks import AFLW_21, PointFace
+from training.data.aflw2000 import AnnotatedFace, load_aflw2000
+from training.data.landmarks import AFLW_21, IBUG_68, PointFace
 from training.evaluate import study_rows
 from training.model import CLN
 from training.permutations import other_permutations
 from training.report import PROTOCOL, Row, markdown, model_rows, ratio
-from training.studies import Study, point_norm, study_photographs, study_points, unique_names, worst_tiles
+from training.studies import Study, look, point_norm, study_photographs, study_points, unique_names, worst_tiles
 
 SIZE = 32
 YAWS = {"a": 10.0, "b": -40.0, "c": 85.0, "d": 5.0}
@@ -132,6 +133,7 @@ def test_depth_pose_and_21_points_are_measured(folder: Path, face_model: FaceMod
     values = list(result.per_image.values())
     assert result.by_label.bins == (values[3], None, pytest.approx(np.mean(values[:3])))
     assert result.to_dict()["nme_2d_68_by_label"]["mean"] == result.by_label.mean
+    assert sum(result.nme.counts) == 4 and result.by_label.counts == result.by_label_3d.counts == (1, 0, 3)
 
 
 def angles_of(params: np.ndarray) -> tuple[float, float, float]:
@@ -163,6 +165,7 @@ def test_hidden_points_count_for_nothing(point_faces: list[PointFace], face_mode
     assert list(result.accuracy.per_image) == ["a", "c", "d"]
     np.testing.assert_allclose(result.accuracy.errors, 100 * 2 / 50, atol=0.05)
     assert result.accuracy.nme.bins == pytest.approx((4.0, None, 4.0), abs=0.05)  # without a yaw in no bin
+    assert result.detector is result.second_pass is None and result.missed == []  # nobody looked
     assert "nme_2d_21" in result.accuracy.to_dict()
     tiles = {tile.caption[0]: tile for tile in worst_tiles(result)}
     assert tiles.keys() == {"a", "c", "d"} and np.isfinite(tiles["a"].truth).all() and len(tiles["a"].truth) == 3
@@ -181,13 +184,36 @@ def test_yaw_labels_come_by_name_or_in_order(tmp_path: Path) -> None:
     assert evaluate.read_yaws(str(tmp_path / "yaw.txt"), ["a", "b"]).tolist() == [10.0, -40.5]
     np.save(tmp_path / "yaw.npy", np.array([1.0, 2.0]))
     assert evaluate.read_yaws(str(tmp_path / "yaw.npy"), ["a", "b"]).tolist() == [1.0, 2.0]
-    with pytest.raises(MismatchError, match=r"of 3 faces.* for a"):
+    with pytest.raises(MismatchError, match=r"of 3 faces.* got 2"):
         evaluate.read_yaws(str(tmp_path / "yaw.npy"), ["a", "b", "c"])
     with pytest.raises(MismatchError, match="for d"):
         evaluate.read_yaws(str(tmp_path / "yaw.txt"), ["a", "d"])
-    (tmp_path / "yaw.txt").write_text("a ten")
-    with pytest.raises(FileFormatError, match="NAME DEGREES"):
-        evaluate.read_yaws(str(tmp_path / "yaw.txt"), ["a"])
+
+
+def array_bytes(values: list, *, pickled: bool = False) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array(values, dtype=object if pickled else None), allow_pickle=pickled)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("yaw.txt", b"a ten", "NAME DEGREES"),
+        ("yaw.txt", b"a", "NAME DEGREES"),
+        ("yaw.txt", b"\xff\xfe", "NAME DEGREES"),
+        ("yaw.txt", b"a nan", "got nan for a"),
+        ("yaw.npy", array_bytes([float("inf")]), "got inf for a"),
+        ("yaw.npy", array_bytes(["a"]), "NAME DEGREES"),
+        ("yaw.npy", array_bytes([{}], pickled=True), "allow_pickle=False"),
+        ("yaw.npy", b"", "NAME DEGREES"),
+    ],
+    ids=["word", "no yaw", "not text", "nan", "infinity", "words", "pickle", "empty"],
+)
+def test_yaws_that_say_nothing_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FileFormatError, match=message):
+        evaluate.read_yaws(str(tmp_path / name), ["a"])
 
 
 def test_a_report_folder_holds_it_all(checkpoint: str, folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
@@ -202,13 +228,16 @@ def test_a_report_folder_holds_it_all(checkpoint: str, folder: Path, tmp_path: P
     assert len(tried) == 2 and tried[0]["order"] != tried[1]["order"]
     ours = [f"{value:.3f}" for value in (*content["nme_2d_68"]["bins"], content["nme_2d_68"]["mean"])]
     assert "| CLN | 2.645 | 3.477 | 4.462 | 3.528 |" in text
-    assert f"| **this model**, 4 faces of aflw2000:aflw | {' | '.join(ours)} |" in text
+    assert f"| **this model**, 4 faces (2 + 1 + 1) of aflw2000:aflw | {' | '.join(ours)} |" in text
+    assert "| aflw2000:aflw | faces by yaw | 4 faces | 2 | 1 | 1 |" in text
+    assert "Missed by the face detector in aflw2000:aflw: a, b, c, d." in text
     lines = (out / "ced.csv").read_text().splitlines()
-    assert lines[0] == "nme_percent,aflw2000:aflw" and lines[1] == "0.00,0.000" and lines[-1].startswith("8.00,")
+    assert lines[0] == "nme_percent,aflw2000:aflw,aflw2000:aflw (detector)" and lines[1] == "0.00,0.000,0.000"
+    assert lines[-1].startswith("8.00,") and lines[-1].endswith(",0.000")  # a missed face is a failure
     figures = (out / "ced_figures.csv").read_text().splitlines()[1].split(",")
     assert figures[:2] == ["aflw2000:aflw", "4"] and float(figures[3]) == pytest.approx(content["ced"]["failure_rate"])
     sheet = cv2.imread(str(out / "worst_aflw2000_aflw.jpg"))
-    assert sheet.shape == (278, 4 * 256, 3)
+    assert sheet.shape == (300, 4 * 256, 3)
     capsys.readouterr()
 
 
@@ -230,16 +259,24 @@ def test_other_permutations_are_fixed_and_change_the_answer(face_model: FaceMode
         evaluate.evaluate_permutations("edge.onnx", face_model, "synthetic:3", 1)
 
 
-def test_an_engine_is_taken_for_its_own_face_model_only(face_model: FaceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_taken_for_its_own_face_model_only(
+    face_model: FaceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = SimpleNamespace(manifest=SimpleNamespace(face_model_sha256=face_model.sha256, input_size=96))
     monkeypatch.setattr("runtime.engines.load_engine", lambda path: engine)
-    assert evaluate.load_predictor("edge.onnx", face_model) == (engine, 96)
+    path = tmp_path / "edge.onnx"
+    path.touch()
+    assert evaluate.load_predictor(path, face_model) == (engine, 96)
     with pytest.raises(MismatchError, match="small"):
-        evaluate.load_predictor("edge.onnx", make_face_model(seed=1))
+        evaluate.load_predictor(path, make_face_model(seed=1))
 
 
 def damage_layout(folder: Path) -> None:
     savemat(folder / "b.mat", {"pt2d": np.zeros((2, 21)), "Pose_Para": np.zeros((1, 7))})
+
+
+def damage_flat(folder: Path) -> None:
+    savemat(folder / "b.mat", {"pt3d_68": np.tile([[5.0], [6.0], [7.0]], 68), "Pose_Para": np.zeros((1, 7))})
 
 
 def damage_shape(folder: Path) -> None:
@@ -253,9 +290,10 @@ def damage_shape(folder: Path) -> None:
         (lambda folder: (folder / "b.mat").write_bytes(b"not a mat file" * 20), r"b\.mat"),
         (damage_layout, "pt3d_68"),
         (damage_shape, "204"),
+        (damage_flat, r"b\.mat.*flat"),
         (lambda folder: [path.unlink() for path in folder.glob("*.mat")], "unpack"),
     ],
-    ids=["no image", "garbage", "no landmarks", "21 points", "empty"],
+    ids=["no image", "garbage", "no landmarks", "21 points", "flat", "empty"],
 )
 def test_a_broken_folder_is_refused(folder: Path, damage, message: str) -> None:
     damage(folder)
@@ -308,11 +346,16 @@ class Oracle:
 
 
 @pytest.fixture
-def study(folder: Path, face_model: FaceModel, make_params, monkeypatch: pytest.MonkeyPatch) -> tuple[Study, Oracle]:
+def oracle(make_params, monkeypatch: pytest.MonkeyPatch) -> Oracle:
+    result = Oracle(make_params(len(YAWS), size=200), shift=2.0)
+    result.pending = []
+    monkeypatch.setattr(accuracy, "crop", result.crop)
+    return result
+
+
+@pytest.fixture
+def study(folder: Path, face_model: FaceModel, oracle: Oracle) -> tuple[Study, Oracle]:
     faces = load_aflw2000(folder)
-    oracle = Oracle(make_params(len(YAWS), size=200), shift=2.0)
-    oracle.pending = []
-    monkeypatch.setattr(accuracy, "crop", oracle.crop)
     return study_photographs(oracle, SIZE, face_model, faces, FakeDetector(faces)), oracle
 
 
@@ -328,22 +371,82 @@ def test_a_study_takes_its_regions_from_where_it_says(study: tuple[Study, Oracle
         assert roi.center_x == pytest.approx(first.center_x + 2.0 * first.side / SIZE, abs=0.01)
         assert roi.side == pytest.approx(first.side, rel=1e-4)
     assert result.found.tolist() == [True, False, True, True]
-    assert np.nanmax(result.detector) < 0.01 and result.second_pass.max() < 0.01 < 1 < result.predicted.min()
+    assert np.nanmax(result.detector) < 0.01 and result.second_pass.max() < 0.01 < 1 < result.accuracy.errors.min()
     assert result.fit_floor.max() < 0.3 < result.zero_coefficients.min()
 
 
 def test_a_missed_face_is_on_neither_side_of_the_ratio(study: tuple[Study, Oracle]) -> None:
     result = study[0]
     result.detector[[0, 2, 3]] = [3.0, 8.0, 5.0]  # |yaw| 10, 85, 5; missed: 40
-    result.predicted[:] = [1.0, 100.0, 2.0, 2.0]
-    rows = {row.what: row for row in study_rows("set", result, 50)}
+    result.accuracy.errors[:] = [1.0, 100.0, 2.0, 2.0]
+    rows = {row.what: row for row in study_rows("set", "NME, 4 photographs", result, 50)}
     detector = rows["NME, regions from the face detector (3 of 4 faces found)"]
     assert detector.bins == (4.0, None, 8.0) and detector.value == 6.0
     assert rows["the same / NME with ground-truth regions, faces found"].value == pytest.approx(6.0 / 1.75)
-    assert rows["NME, 4 photographs"].bins == (1.5, 100.0, 2.0)
+    assert rows["faces by yaw"].bins == (2, 1, 1) and rows["faces by yaw"].value == 4
     content = result.to_dict()
-    assert content["detector"]["missed"] == ["b"] and content["detector"]["per_image"]["b"] is None
-    assert content["nme_2d_68"]["per_image"] == {"a": 1.0, "b": 100.0, "c": 2.0, "d": 2.0}
+    assert content["detector"]["missed"] == result.missed == ["b"] and content["detector"]["per_image"]["b"] is None
+    assert result.per_image()["predicted"] == {"a": 1.0, "b": 100.0, "c": 2.0, "d": 2.0}
+
+
+def test_points_too_are_looked_at_in_the_detector_s_regions(
+    folder: Path, face_model: FaceModel, oracle: Oracle
+) -> None:
+    photographs = load_aflw2000(folder)
+    faces = [
+        PointFace(
+            image_path=face.image_path,
+            points=face.landmarks[:, :2],
+            visible=np.ones(68, bool),
+            roi=Roi.from_landmarks(face.landmarks),
+        )
+        for face in photographs
+    ]
+    result = study_points(oracle, SIZE, face_model, faces, IBUG_68, FakeDetector(photographs))
+    assert result.missed == ["b"] and len(oracle.regions) == 3
+    assert np.nanmax(result.detector) < 0.01 and result.second_pass.max() < 0.01 < 1 < result.accuracy.errors.min()
+    rows = {row.what: row for row in study_rows("set", "NME", result, 50)}
+    # Without yaws there are no bins: the value is the mean of the faces that were found.
+    found = rows["NME, regions from the face detector (3 of 4 faces found)"]
+    assert found.bins == (None, None, None) and found.value == pytest.approx(np.nanmean(result.detector))
+    expected = np.nanmean(result.detector) / result.accuracy.errors[[0, 2, 3]].mean()
+    assert rows["the same / NME with ground-truth regions, faces found"].value == pytest.approx(expected)
+    assert rows["faces by yaw"].bins == () and "fit_floor" not in result.to_dict()
+
+
+def test_a_photograph_is_read_once_and_few_are_held(
+    folder: Path, face_model: FaceModel, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, looked = [], []
+
+    def reading(path: Path) -> np.ndarray:
+        read.append(path.stem)
+        return np.zeros((200, 200, 3), np.uint8)
+
+    monkeypatch.setattr(accuracy, "read_image", reading)
+    faces = load_aflw2000(folder)
+    twins = [faces[0], faces[0], *faces[1:]]  # two faces of one photograph
+    detector = SimpleNamespace(detect=lambda image: looked.append(image) or [])
+    look(
+        lambda crops: np.resize(oracle.truth, (len(crops), 62)),
+        SIZE,
+        face_model,
+        twins,
+        rois_of(twins),
+        detector,
+        progress=False,
+    )
+    assert read == ["a", "b", "c", "d"] and len(looked) == 4
+    monkeypatch.setattr(accuracy, "_BATCH_BYTES", 2 * 200 * 200 * 3)
+    assert [numbers for numbers, _ in read_batches(twins, progress=False)] == [[0, 1, 2], [3, 4]]
+    monkeypatch.undo()
+    (folder / "c.jpg").write_bytes((folder / "c.jpg").read_bytes()[:100])
+    with pytest.raises(FileFormatError, match=r"c\.jpg.*fetch it anew"):
+        list(read_batches(twins, progress=False))
+
+
+def rois_of(faces: list[AnnotatedFace]) -> list[Roi]:
+    return [Roi.from_landmarks(face.landmarks) for face in faces]
 
 
 def test_the_table_says_what_the_rows_say() -> None:
@@ -351,14 +454,16 @@ def test_the_table_says_what_the_rows_say() -> None:
         Row(data="set", what="NME | all", value=3.5, bins=(3.0, None, 4.0)),
         Row(what="ratio", value=None, unit=""),
         Row(what="size", value=5.618, unit="MB"),
+        Row(what="none found", value=None),
     ]
     text = markdown("Accuracy of x", rows, {"set": {"predicted": {"a": 1.0, "b": None}, "fit_floor": {"a": 2, "b": 3}}})
-    assert text.splitlines()[2:7] == [
+    assert text.splitlines()[2:8] == [
         "| data | what | value | [0,30] | (30,60] | (60,90] |",
         "| --- | --- | --- | --- | --- | --- |",
         "| set | NME \\| all | 3.500 % | 3.000 | – | 4.000 |",
         "|  | ratio | – |  |  |  |",
         "|  | size | 5.62 MB |  |  |  |",
+        "|  | none found | – |  |  |  |",
     ]
     assert PROTOCOL in text.splitlines()
     assert text.endswith(
@@ -449,13 +554,13 @@ def test_command_line_writes_table_and_json_of_several_sets(
     assert by_name["synthetic:7", "NME, 7 held-out rendered faces"] == content["synthetic:7"]["nme_2d_68"]["mean"]
     assert by_name["aflw2000:aflw", "NME, regions from the face detector (0 of 4 faces found)"] is None
     for row in content["table"]:
-        digits = 2 if row["unit"] in ("MB", "°") else 3
+        digits = {"MB": 2, "°": 2, "faces": 0}.get(row["unit"], 3)
         assert row["value"] is None or f"| {row['what']} | {row['value']:.{digits}f}" in text
     assert str(tmp_path) not in text
     plain = tmp_path / "plain.json"
     assert evaluate.main([checkpoint, *data[:2], "--json", str(plain)]) == 0
     alone = json.loads(plain.read_text())
-    assert alone["nme_2d_68"].keys() == {"bins", "mean", "per_image"}
+    assert alone["nme_2d_68"].keys() == {"bins", "mean", "counts", "per_image"}
     assert all(alone[key] == content[key] for key in alone)
     capsys.readouterr()
 
@@ -473,6 +578,12 @@ def test_command_line_gives_one_line_and_2(checkpoint: str, folder: Path, tmp_pa
         ([checkpoint, "--data", "pictures"], "aflw2000:DIR"),
         ([checkpoint, "--data", "aflw2000:"], "aflw2000:DIR"),
         ([checkpoint, *good, *good], "different names"),
+        ([checkpoint, *good, "--permutations", "-1"], "at least 0, got -1"),
+        ([checkpoint, *good, "--onnx", "a.onnx"], "--table or --report"),
+        ([checkpoint, *good, "--yaw-labels", "none.npy"], "none.npy"),
+        ([checkpoint, "--data", "synthetic:5", "--yaw-labels", "none.npy"], "aflw2000:DIR"),
+        ([str(folder / "a.jpg"), *good], ".pth"),
+        ([checkpoint, *good, "--report", str(folder / "a.jpg")], "expected a folder"),
         ([str(tmp_path / "none.pth"), *good], "none.pth"),
         ([str(tmp_path / "none.engine"), *good], "none.engine"),
         ([str(tmp_path / "foreign.onnx"), *good], "foreign.onnx"),

@@ -5,10 +5,19 @@ import pytest
 import torch
 
 from runtime.face_model import FaceModel
-from training.augment import aligned_crops, augmented_crops, crop_batch, draw_jitter, mirror_params
+from training.augment import (
+    aligned_crops,
+    augmented_crops,
+    crop_batch,
+    crop_points,
+    draw_jitter,
+    mirror_params,
+    no_jitter,
+)
 from training.config import AugmentConfig, LossConfig
+from training.data.landmarks import AFLW_21, IBUG_68, LandmarkLabels, Scheme
 from training.decoder import Decoder, pose_scale
-from training.losses import FaceLoss, wing, wpdc_weights
+from training.losses import FaceLoss, PointLoss, wing, wpdc_weights
 
 C = 10 - 10 * math.log(6)
 
@@ -99,10 +108,71 @@ def test_form_counts_without_pose_in_the_disentangled_term(face_model: FaceModel
     assert loss.landmark_wing(truth, other, truth).item() > 1
 
 
+def labels_of(params: torch.Tensor, decoder: Decoder, scheme: Scheme = IBUG_68) -> LandmarkLabels:
+    """The points of params, all known."""
+    points = torch.from_numpy(scheme.mixing) @ decoder.landmarks(params)[:, :, :2]
+    return LandmarkLabels(scheme=scheme, points=points, weights=torch.ones(points.shape[:2]))
+
+
+def same(params: torch.Tensor) -> torch.Tensor:
+    """A whitening that does nothing."""
+    return params
+
+
+def test_wing_of_points_against_hand_worked_values(face_model: FaceModel, make_params) -> None:
+    decoder = Decoder(face_model)
+    truth = torch.from_numpy(make_params(2))
+    loss = PointLoss(LossConfig(wing=2.0, anchor=0.5, wing_reference_size=224), decoder, 112)
+    for scheme in (IBUG_68, AFLW_21):
+        labels = labels_of(truth, decoder, scheme)
+        assert loss(truth, labels, truth, same).total == pytest.approx(0, abs=1e-3)
+        wrong = truth.clone()
+        wrong[:, 3] += 1.5  # t_x: 3 px at 224
+        wrong[1, 12:14] += 1.0
+        losses = loss(wrong, labels, wrong, same)
+        assert losses.anchor == 0
+        one = loss(wrong[:1], labels_of(truth[:1], decoder, scheme), truth[:1], same)
+        assert one.wing.item() == pytest.approx(10 * math.log(1 + 3.0 / 2) / 2, rel=1e-3)  # x is half of it
+        assert one.anchor.item() == pytest.approx(1.5**2, rel=1e-5)
+        assert one.total.item() == pytest.approx(2 * one.wing.item() + 0.5 * one.anchor.item(), rel=1e-6)
+
+
+def test_each_known_point_counts_the_same_and_no_hidden_one(face_model: FaceModel, make_params) -> None:
+    decoder = Decoder(face_model)
+    truth = torch.from_numpy(make_params(2))
+    labels = labels_of(truth, decoder)
+    labels.weights[0, 5:] = 0.0
+    labels.points[0, 5:] = 1e4  # anything
+    wrong = truth.clone()
+    wrong[:, 3] += 1.5
+    loss = PointLoss(LossConfig(), decoder, 112)
+    wrong.requires_grad_()
+    few, all_68 = (loss(wrong[i : i + 1], labels_at(labels, i), truth[i : i + 1], same).wing for i in range(2))
+    assert few.item() == pytest.approx(all_68.item() * 5 / 68, rel=1e-3)
+    both = loss(wrong, labels, truth, same).wing
+    assert both.item() == pytest.approx((few + all_68).item() / 2, rel=1e-5)  # so micro-batches add up to the batch
+    both.backward()
+    assert torch.isfinite(wrong.grad).all()
+
+
+def labels_at(labels: LandmarkLabels, index: int) -> LandmarkLabels:
+    """One sample's."""
+    chosen = slice(index, index + 1)
+    return LandmarkLabels(scheme=labels.scheme, points=labels.points[chosen], weights=labels.weights[chosen])
+
+
 def dotted(points: np.ndarray, size: int) -> np.ndarray:
     """Black images with a soft bright dot at each point."""
     y, x = np.mgrid[:size, :size]
     return np.stack([np.clip(255 * np.exp(-((x - u) ** 2 + (y - v) ** 2) / 8), 0, 255) for u, v in points])
+
+
+def centroids(crops: torch.Tensor) -> torch.Tensor:
+    """Centres of brightness (B, 2) of crops (B, 3, S, S)."""
+    grid = torch.arange(float(crops.shape[-1]))
+    mass = crops[:, 0].sum(dim=(1, 2))
+    x, y = ((crops[:, 0].sum(dim=axis) * grid).sum(dim=1) / mass for axis in (1, 2))
+    return torch.stack([x, y], dim=1)
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -117,12 +187,29 @@ def test_a_label_follows_its_image_exactly(face_model: FaceModel, make_params, f
     crops, labels = crop_batch(images, params, decoder, 128, draw_jitter(6, config))
     seen = int(face_model.mirror[vertex]) if flip else vertex
     expected = decoder.place(labels, decoder.model_points(labels, torch.tensor([seen])))[:, 0, :2]
-    grid = torch.arange(128.0)
-    mass = crops[:, 0].sum(dim=(1, 2))
-    found = torch.stack(
-        [(crops[:, 0].sum(dim=1) * grid).sum(dim=1) / mass, (crops[:, 0].sum(dim=2) * grid).sum(dim=1) / mass], dim=1
-    )
-    torch.testing.assert_close(found, expected, atol=0.05, rtol=0)
+    torch.testing.assert_close(centroids(crops), expected, atol=0.05, rtol=0)
+
+
+def test_points_follow_their_image_exactly(face_model: FaceModel, make_params) -> None:
+    decoder = Decoder(face_model)
+    labels = labels_of(torch.from_numpy(make_params(6)), decoder)
+    labels.weights[:, 54] = 0.0
+    images = torch.from_numpy(dotted(labels.points[:, 48].numpy(), 160).astype(np.uint8))[..., None]
+    torch.manual_seed(3)
+    jitter = draw_jitter(6, AugmentConfig(rotation=25.0))
+    assert jitter.flip.any() and not jitter.flip.all()
+    crops, moved = crop_points(images.expand(-1, -1, -1, 3), labels, 128, jitter)
+    seen = torch.where(jitter.flip, 54, 48)  # the mouth's corners change places
+    torch.testing.assert_close(centroids(crops), moved.points[torch.arange(6), seen], atol=0.05, rtol=0)
+    assert (moved.weights[torch.arange(6), torch.where(jitter.flip, 48, 54)] == 0).all()
+
+
+def test_points_unjittered_are_the_image_s_middle(face_model: FaceModel, make_params) -> None:
+    labels = labels_of(torch.from_numpy(make_params(2)), Decoder(face_model))
+    images = torch.randint(0, 256, (2, 160, 160, 3), dtype=torch.uint8)
+    crops, moved = crop_points(images, labels, 128, no_jitter(2))
+    torch.testing.assert_close(crops.permute(0, 2, 3, 1).round().to(torch.uint8), images[:, 16:144, 16:144])
+    torch.testing.assert_close(moved.points, labels.points - 16)
 
 
 def test_augmented_poses_stay_scaled_rotations(face_model: FaceModel, make_params) -> None:

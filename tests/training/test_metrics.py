@@ -3,7 +3,18 @@ import pytest
 
 from runtime.errors import InvalidInputError
 from runtime.pose import euler_to_rotation
-from training.metrics import by_yaw, ced, ced_curve, euler_errors, geodesic, nme, nme_3d, nme_visible, pose_error
+from training.metrics import (
+    bins_or_mean,
+    by_yaw,
+    ced,
+    ced_curve,
+    euler_errors,
+    geodesic,
+    nme,
+    nme_3d,
+    nme_visible,
+    pose_error,
+)
 
 BOX = np.array([[0.0, 0.0, 5.0], [40.0, 10.0, -3.0], [20.0, 5.0, 0.0]])  # 40 x 10: sqrt(w * h) = 20
 
@@ -36,7 +47,7 @@ def test_bins_of_yaw_by_hand() -> None:
 
 def test_an_empty_bin_is_none_and_stays_out_of_the_mean() -> None:
     result = by_yaw([2.0, 4.0], [10.0, 80.0])
-    assert result.bins == (2.0, None, 4.0)
+    assert result.bins == (2.0, None, 4.0) and result.counts == (1, 0, 1)
     assert result.mean == 3.0
     assert by_yaw([], []).mean is None
 
@@ -94,3 +105,6 @@ def test_ced_by_hand() -> None:
 
 def test_a_face_without_a_yaw_is_in_no_bin() -> None:
     assert by_yaw([2.0, 9.0], [10.0, np.nan]).bins == (2.0, None, None)
+    assert bins_or_mean(np.array([2.0, 9.0]), np.array([10.0, np.nan])).mean == 2.0
+    assert bins_or_mean(np.array([2.0, 9.0]), np.full(2, np.nan)).mean == 5.5
+    assert bins_or_mean(np.zeros(0), np.zeros(0)).mean is None

@@ -92,6 +92,13 @@ def load_aflw_crops(folder: str | os.PathLike[str]) -> PointFaces:
     points = _protocol_array(configs / "AFLW_GT_pts21.npy", len(names), (2, _POINTS))
     fitted = _protocol_array(configs / "AFLW_GT_pts68.npy", len(names), (None, LANDMARKS))
     boxes = _protocol_array(configs / "AFLW_GT_crop_roi_box.npy", len(names), (4,))
+    for file, corners in (("crop_roi_box", boxes.reshape(-1, 2, 2)), ("pts68", np.moveaxis(fitted[:, :2], 2, 1))):
+        flat = ~(np.ptp(corners, axis=1) > 0).all(axis=1)
+        if flat.any():
+            raise FileFormatError(
+                f"{configs / f'AFLW_GT_{file}.npy'}: expected a box with an area for each face, got a flat one for "
+                f"{names[int(flat.argmax())]}; fetch the file anew."
+            )
     yaws = _protocol_array(configs / "AFLW_GT_crop_yaws.npy", len(names), ())
     faces = []
     for name, at, all_68, box, yaw in zip(names, points, fitted, boxes, yaws, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,17 @@ class BaselFaces(Protocol):
         """Labels of some of the faces."""
 
 
+class _Chosen:
+    """Some of a set's faces."""
+
+    def __init__(self, faces: BaselFaces, indices: NDArray[np.int64]) -> None:
+        self.images = [faces.images[index] for index in indices]
+        self._faces, self._indices = faces, indices
+
+    def labels_of(self, chosen: NDArray[np.int64]) -> BaselLabels:
+        return self._faces.labels_of(self._indices[chosen])
+
+
 class BaselSamples:
     """Crops about the label's landmarks, `MARGIN` times as wide as their region, with params in the crop's pixels."""
 
@@ -47,6 +59,18 @@ class BaselSamples:
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.faces.images)
+
+    @property
+    def image_paths(self) -> list[Path]:
+        """The image of each sample."""
+        return self.faces.images
+
+    def part(self, indices: NDArray[np.int64]) -> BaselSamples:
+        """Some of the samples; a damaged one gives place to one of them, and is counted with the whole set's."""
+        result = copy.copy(self)
+        result.faces = _Chosen(self.faces, indices)
+        result._reader = self._reader.part(len(indices))
+        return result
 
     def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Images uint8 (B, W, W, 3) and params float32 (B, 12 + S + E); a damaged image gives place to the next one.

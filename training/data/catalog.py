@@ -9,11 +9,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.errors import ClnError, InvalidInputError
 from runtime.face_model import FaceModel
@@ -106,6 +108,41 @@ def landmark_faces(faces: MatFaces) -> list[PointFace]:
         for image, points in zip(faces.images, faces.landmarks, strict=True)
         if np.isfinite(points).all()
     ]
+
+
+def hold_out(kind: str, images: Sequence[Path], count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of faces to train on and of `count` held-out ones, chosen at random: no photograph is on both sides.
+
+    What else is of a held-out face's photograph (300W-LP turns each to many sides) is in neither part.
+
+    Raises:
+        InvalidInputError: One side would be empty.
+    """
+    numbers: dict[str, int] = {}
+    groups = np.array([numbers.setdefault(photograph(kind, image), len(numbers)) for image in images])
+    rank = np.argsort(np.random.default_rng(seed).permutation(len(numbers)))
+    order = np.argsort(rank[groups], kind="stable")
+    held_out = order[:count]
+    kept = np.setdiff1d(order[count:], np.flatnonzero(np.isin(groups, groups[held_out])))
+    if not 0 < count == len(held_out) or not len(kept):
+        raise InvalidInputError(
+            f"expected --held-out to leave faces on both sides, got {count} of {len(images)} faces in {len(numbers)} "
+            "photographs; give another number, or more data."
+        )
+    return kept, np.sort(held_out)
+
+
+def photograph(kind: str, image: Path) -> str:
+    """Names the photograph that a sample was made of: the same for all turned, mirrored and augmented images of it.
+
+    300W-LP's `AFW_Flip/AFW_134212_1_0.jpg` is a render, number 0, of `AFW_134212_1`; 3DDFA's crop of it, number 1, is
+    called `AFWFlip_AFW_134212_1_0_1.jpg`. In other sets an image is a photograph, perhaps with several faces.
+    """
+    if kind.startswith("300w-lp"):
+        return re.sub(r"_\d+$", "", image.stem)
+    if kind.startswith("3ddfa"):
+        return re.sub(r"^[A-Z]+(Flip)?_|_\d+_\d+$", "", image.stem)
+    return str(image)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,12 +70,16 @@ class Skipped:
 class CropReader:
     """Reads the regions of images of a set, in a few threads (decoding leaves Python's lock alone)."""
 
-    def __init__(self, total: int, *, threads: int | None = None) -> None:
-        """For a set of `total` samples; by default one thread for each core, at most eight."""
-        self.skipped = Skipped(total=total)
+    def __init__(self, total: int, *, threads: int | None = None, skipped: Skipped | None = None) -> None:
+        """For `total` samples; by default one thread for each core, at most eight, and an own count of bad files."""
+        self.skipped = skipped or Skipped(total=total)
         self._total = total
         self._threads = threads or min(8, os.cpu_count() or 1)
         self._pool: ThreadPoolExecutor | None = None
+
+    def part(self, total: int) -> CropReader:
+        """A reader of `total` samples of the set: bad files are counted with the whole set's."""
+        return CropReader(total, threads=self._threads, skipped=self.skipped)
 
     def read(
         self, indices: NDArray[np.int64], locate: Callable[[int], tuple[Path, Roi]], size: int
@@ -83,12 +87,12 @@ class CropReader:
         """Crops (B, size, size, 3) and whose they are (B,): a damaged image's place goes to the next sample.
 
         Raises:
-            FileFormatError: More than 1 % of the set can't be read.
+            FileFormatError: More than 1 % of the set can't be read, or none of the samples.
         """
         images = np.empty((len(indices), size, size, 3), np.uint8)
         used = np.array(indices, dtype=np.int64)
         places = np.arange(len(indices))
-        while len(places):
+        for _ in range(self._total):
             failed = []
             for place, error in zip(places, self._fill(images, used, places, locate), strict=True):
                 if error is not None:
@@ -98,7 +102,9 @@ class CropReader:
                     used[place] = (used[place] + 1) % self._total
                     failed.append(place)
             places = np.array(failed, dtype=np.int64)
-        return images, used
+            if not failed:
+                return images, used
+        raise FileFormatError(f"None of {self._total} samples can be read, {locate(0)[0]} first; fetch them anew.")
 
     def _fill(
         self,
@@ -131,8 +137,10 @@ class LabelFile:
     modified: int
 
 
-def find_files(folder: Path, suffix: str, *, parts: Sequence[str] = (".",), deep: bool = False) -> list[LabelFile]:
-    """Files of a suffix in the named parts of a folder, below them too where `deep`, by name."""
+def find_files(
+    folder: Path, suffix: str | tuple[str, ...], *, parts: Sequence[str] = (".",), deep: bool = False
+) -> list[LabelFile]:
+    """Files of a suffix, or of one of several, in the named parts of a folder, below them too where `deep`, by name."""
     found: list[LabelFile] = []
     waiting = [folder / part for part in parts if (folder / part).is_dir()]
     while waiting:

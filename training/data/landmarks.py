@@ -11,10 +11,10 @@ both: compare `labels.of(landmarks)` with `labels.points` where `labels.weights`
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from runtime.errors import InvalidInputError
 from runtime.face_model import LANDMARKS
 from runtime.roi import Roi
 from training.data.files import CropReader
+
+_CHUNK = 64
+"""Images that are decoded at once to see whether they can be."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,21 +106,20 @@ class LandmarkLabels:
         points = torch.stack([width - 1.0 - x, y], dim=-1)
         return LandmarkLabels(scheme=self.scheme, points=points, weights=self.weights[:, order])
 
+    def mirrored_where(self, chosen: Tensor, width: int) -> LandmarkLabels:
+        """`mirrored` of the samples that are chosen, bool (B,); the others as they are."""
+        other = self.mirrored(width)
+        points = torch.where(chosen[:, None, None], other.points, self.points)
+        weights = torch.where(chosen[:, None], other.weights, self.weights)
+        return LandmarkLabels(scheme=self.scheme, points=points, weights=weights)
 
-class LandmarkSource(Protocol):
-    """What fine-tuning by landmarks alone reads; `training.data.samples.Samples` is its twin with params."""
-
-    size: int
-
-    def __len__(self) -> int:
-        """Number of samples."""
-
-    def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, LandmarkLabels]:
-        """Images uint8 (B, W, W, 3) and their labels."""
+    def to(self, device: torch.device) -> LandmarkLabels:
+        """The same on a device."""
+        return LandmarkLabels(scheme=self.scheme, points=self.points.to(device), weights=self.weights.to(device))
 
 
 class LandmarkSamples:
-    """`LandmarkSource` of a list of faces."""
+    """What fine-tuning by landmarks alone reads; `training.data.samples.Samples` is its twin with params."""
 
     def __init__(
         self,
@@ -150,15 +152,36 @@ class LandmarkSamples:
         """Number of samples."""
         return len(self.faces)
 
+    @property
+    def image_paths(self) -> list[Path]:
+        """The image of each sample."""
+        return [face.image_path for face in self.faces]
+
+    def part(self, indices: NDArray[np.int64]) -> LandmarkSamples:
+        """Some of the samples; a damaged one gives place to one of them, and is counted with the whole set's."""
+        result = copy.copy(self)
+        result.faces = [self.faces[index] for index in indices]
+        result._reader = self._reader.part(len(indices))
+        return result
+
+    def readable(self) -> list[PointFace]:
+        """The faces whose images can be read; the others are counted.
+
+        Raises:
+            FileFormatError: More than 1 % of the images can't be read.
+        """
+        chunks = np.array_split(np.arange(len(self)), -(-len(self) // _CHUNK))
+        # What takes a damaged one's place is a readable one too.
+        used = np.unique(np.concatenate([self._read(chunk)[1] for chunk in chunks]))
+        return [self.faces[index] for index in used]
+
     def batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, LandmarkLabels]:
         """Images uint8 (B, W, W, 3) and labels; a damaged image gives place to the next one.
 
         Raises:
             FileFormatError: More than 1 % of the images can't be read.
         """
-        images, used = self._reader.read(
-            indices, lambda index: (self.faces[index].image_path, self._wide(index)), self.size
-        )
+        images, used = self._read(indices)
         points, weights = [], []
         for index in used:
             face = self.faces[index]
@@ -172,6 +195,9 @@ class LandmarkSamples:
             weights=torch.from_numpy(np.array(weights, dtype=np.float32)),
         )
         return torch.from_numpy(images), labels
+
+    def _read(self, indices: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        return self._reader.read(indices, lambda index: (self.faces[index].image_path, self._wide(index)), self.size)
 
     def _wide(self, index: int) -> Roi:
         roi = self.faces[index].roi

@@ -12,7 +12,7 @@ own folder    DIR/*.jpg or .png, and one or more of
                   points.csv     file,x1,y1,…,x68,y68 one face a line, pixels from 0; an empty cell is an unknown point
                   boxes.csv      file,x,y,w,h: the tight face box (brows to chin, cheek to cheek) to crop at, for faces
                                  whose known points don't span the face
-              An image that has a box alone has nothing to learn from: it is left out, and `notes` say so.
+              An image without points has nothing to learn from: it is left out, and `notes` say so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ClnError, FileFormatError
+from runtime.errors import ClnError, FileFormatError, InvalidInputError
 from runtime.face_model import LANDMARKS
 from runtime.roi import Roi
 from training.data.files import IMAGE_SUFFIXES, MAX_BAD_SHARE, Skipped, find_files, image_beside, read_index
@@ -66,7 +66,8 @@ def load_pts(
         image = (directory / name).with_suffix(IMAGE_SUFFIXES[suffix])
         roi = Roi.from_landmarks(points)
         faces.append(PointFace(image_path=image, points=points, visible=everything, roi=roi))
-    return PointFaces(faces=faces, bad=index.bad, notes=[])
+    labelled = {file.name.rpartition(".")[0] for file in files}
+    return PointFaces(faces=faces, bad=index.bad, notes=_unlabelled(directory, labelled, deep=True))
 
 
 def load_own(folder: str | os.PathLike[str], *, max_bad: float = MAX_BAD_SHARE) -> PointFaces:
@@ -96,16 +97,22 @@ def load_own(folder: str | os.PathLike[str], *, max_bad: float = MAX_BAD_SHARE) 
             faces.append(_face(directory / name, points, boxes.get(name)))
         except (ClnError, OSError) as error:
             skipped.add(name, str(error))
-    labelled = {name for name, _ in labels}
-    alone = [f"{name} is left out: it has a box and no points" for name in boxes if name not in labelled]
-    return PointFaces(faces=faces, bad=skipped.reasons, notes=alone)
+    labelled = {name.rpartition(".")[0] for name in (*(name for name, _ in labels), *(file.name for file in files))}
+    return PointFaces(faces=faces, bad=skipped.reasons, notes=_unlabelled(directory, labelled))
+
+
+def _unlabelled(directory: Path, labelled: set[str], *, deep: bool = False) -> list[str]:
+    """A line for each image that no label is for, by its path without suffix."""
+    images = find_files(directory, tuple({suffix.lower() for suffix in IMAGE_SUFFIXES}), deep=deep)
+    names = [file.name for file in images if file.name.rpartition(".")[0] not in labelled]
+    return [f"{name} is left out: it has no points" for name in names]
 
 
 def read_pts(path: Path) -> NDArray[np.float64]:
     """The 68 points (68, 2) of a .pts file, 0-based.
 
     Raises:
-        FileFormatError: It has another layout, another number of points, or holds NaN.
+        FileFormatError: It has another layout, another number of points, holds NaN, or all points are in one place.
     """
     text = path.read_text(encoding="utf-8", errors="replace")
     body = text.partition("{")[2].partition("}")
@@ -119,6 +126,7 @@ def read_pts(path: Path) -> NDArray[np.float64]:
         )
     if not np.isfinite(points).all():
         raise FileFormatError(f"{path}: a point is NaN or infinite; label it anew.")
+    _region(path, points)
     return points - 1.0
 
 
@@ -131,8 +139,20 @@ def _face(image: Path, points: NDArray[np.float64], box: NDArray[np.float64] | N
     if not image.is_file():
         raise FileNotFoundError(f"{image}: expected this image, found none; check its name in the table")
     visible = np.asarray(np.isfinite(points).all(axis=1))
-    roi = Roi.from_landmarks(points[visible]) if box is None else Roi.from_box(box)
+    roi = _region(image, points[visible], box)
     return PointFace(image_path=image, points=points, visible=visible, roi=roi)
+
+
+def _region(path: Path, points: NDArray[np.float64], box: NDArray[np.float64] | None = None) -> Roi:
+    """The region of a box, else of known points; the error names the file.
+
+    Raises:
+        FileFormatError: There are no points, all are in one place, or the box has no area.
+    """
+    try:
+        return Roi.from_landmarks(points) if box is None else Roi.from_box(box)
+    except InvalidInputError as error:
+        raise FileFormatError(f"{path}: its label says no region ({error}); label it anew.") from None
 
 
 def _table(path: Path, width: int) -> list[tuple[str, NDArray[np.float64]]]:

@@ -1,0 +1,145 @@
+"""What a run learns from: faces with params, or faces with points alone.
+
+Either kind says how a part of a batch becomes crops and losses, and how good a network is on the faces held out.
+
+Points in the picture leave depth open, and many a coefficient. So a run on points alone starts from a trained network,
+whose whitening it keeps, and is held near that network's own answers (`LossConfig.anchor`): those to the crop before
+its looks are changed, where they are best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from runtime.face_model import FaceModel
+from training.accuracy import Accuracy, Predict, evaluate_synthetic
+from training.augment import augmented_crops, augmented_points
+from training.config import TrainConfig
+from training.data.landmarks import LandmarkSamples, PointFace
+from training.data.samples import Samples
+from training.decoder import Decoder
+from training.losses import FaceLoss, Losses, PointLoss, PointLosses
+from training.model import CLN, reparameterize
+from training.studies import study_points
+
+Terms = TypeVar("Terms", Losses, PointLosses)
+
+
+class Supervision(Protocol):
+    """One kind of labels."""
+
+    labels: str
+    """`params` or `points`."""
+    samples: Samples | LandmarkSamples
+    """What is trained on."""
+
+    def losses(
+        self, indices: NDArray[np.int64], forward: Callable[[Tensor], Tensor], model: CLN
+    ) -> Losses | PointLosses:
+        """Losses of some samples; `forward` is the training step's way through `model`, to whitened parameters."""
+
+    def accuracy(self, predict: Predict) -> Accuracy:
+        """How near the faces held out come."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights that a resumed run needs beside its network's."""
+
+
+class ParamSupervision:
+    """Faces with params: WPDC and Wing against them."""
+
+    labels = "params"
+
+    def __init__(
+        self, config: TrainConfig, samples: Samples, held_out: Samples, face_model: FaceModel, device: torch.device
+    ) -> None:
+        """For samples, and others that are held out."""
+        self.samples = samples
+        self._config, self._held_out, self._face_model, self._device = config, held_out, face_model, device
+        self._decoder = Decoder(face_model).to(device)
+        self._loss = FaceLoss(config.loss, self._decoder, config.model.input_size)
+
+    def crops(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Augmented crops uint8 (B, S, S, 3) and their params (B, 62)."""
+        images, params = (tensor.to(self._device) for tensor in self.samples.batch(indices))
+        with torch.no_grad():
+            size = self._config.model.input_size
+            return augmented_crops(images, params, self._decoder, size, self._config.augment)
+
+    def losses(self, indices: NDArray[np.int64], forward: Callable[[Tensor], Tensor], model: CLN) -> Losses:
+        """See `Supervision`."""
+        crops, truth = self.crops(indices)
+        return self._loss(forward(crops), truth, model.whiten, model.dewhiten)
+
+    def accuracy(self, predict: Predict) -> Accuracy:
+        """See `Supervision`."""
+        return evaluate_synthetic(predict, self._config.model.input_size, self._face_model, self._held_out)
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+
+class PointSupervision:
+    """Faces with points alone: Wing against those that are known, and a spring to the starting network's answers."""
+
+    labels = "points"
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        samples: LandmarkSamples,
+        held_out: LandmarkSamples,
+        face_model: FaceModel,
+        device: torch.device,
+        start: Mapping[str, Tensor],
+    ) -> None:
+        """For samples, others that are held out, and the weights of the network that the run started from."""
+        self.samples = samples
+        self._config, self._held_out, self._face_model, self._device = config, held_out, face_model, device
+        self._faces: list[PointFace] | None = None
+        self._loss = PointLoss(config.loss, Decoder(face_model).to(device), config.model.input_size)
+        self._start = dict(start)
+        network = CLN(config.model)
+        network.load_state_dict(self._start)
+        self._starting = reparameterize(network.eval()).to(device)
+
+    def losses(self, indices: NDArray[np.int64], forward: Callable[[Tensor], Tensor], model: CLN) -> PointLosses:
+        """See `Supervision`."""
+        images, labels = (part.to(self._device) for part in self.samples.batch(indices))
+        with torch.no_grad():
+            size, augment = self._config.model.input_size, self._config.augment
+            crops, plain, truth = augmented_points(images, labels, size, augment)
+            starting = self._starting.forward_whitened(plain)
+        return self._loss(forward(crops), truth, starting, model.dewhiten)
+
+    def accuracy(self, predict: Predict) -> Accuracy:
+        """See `Supervision`; faces whose image can't be read are left out, and counted."""
+        if self._faces is None:
+            self._faces = self._held_out.readable()
+        size, scheme = self._config.model.input_size, self._held_out.scheme
+        return study_points(predict, size, self._face_model, self._faces, scheme, progress=False).accuracy
+
+    def state(self) -> dict[str, Tensor]:
+        """The starting network's weights."""
+        return self._start
+
+
+def supervise(
+    config: TrainConfig,
+    samples: Samples | LandmarkSamples,
+    held_out: Samples | LandmarkSamples,
+    face_model: FaceModel,
+    device: torch.device,
+    start: Mapping[str, Tensor] | None = None,
+) -> Supervision:
+    """The supervision that samples call for; `start` holds the weights that a run on points alone began with."""
+    if isinstance(samples, LandmarkSamples):
+        return PointSupervision(config, samples, held_out, face_model, device, start)
+    return ParamSupervision(config, samples, held_out, face_model, device)
