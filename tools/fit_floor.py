@@ -19,9 +19,9 @@ import numpy as np
 from runtime.errors import ClnError
 from runtime.face_model import POSE_SIZE, FaceModel, load_face_model
 from runtime.pose import decompose, rotation_to_euler
-from tools.face_model.landmarks import MIRRORED_LANDMARK
 from tools.face_model.modes import similarity
 from training.data.aflw2000 import AnnotatedFace, load_aflw2000
+from training.data.landmarks import IBUG_68
 from training.fitting import NOISE_PX, fit_params
 from training.metrics import by_yaw
 
@@ -77,7 +77,7 @@ def print_errors(title: str, errors: list[np.ndarray], faces: list[AnnotatedFace
 
 def compare_means(mean: np.ndarray, other: np.ndarray) -> None:
     """Print how far the mean face's landmarks lie from another mean's, in mm of our face."""
-    mirrored = other[list(MIRRORED_LANDMARK)] * [-1.0, 1.0, 1.0]
+    mirrored = other[IBUG_68.mirror] * [-1.0, 1.0, 1.0]
     other = (other + mirrored) / 2.0
     scale, rotation, shift = similarity(other, mean, np.ones(68))
     offset = mean - (scale * other @ rotation + shift)

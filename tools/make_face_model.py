@@ -4,7 +4,8 @@
 
 writes `runtime/assets/face_model.safetensors` (the face: 40 shape and 10 expression modes, 68 landmarks) and
 `training/synthetic/assets/head.safetensors` (the head that the renderer of synthetic faces draws). The same input gives
-the same bytes on every run. Needs NumPy, SciPy and OpenCV.
+the same bytes on every run on one machine; another processor's sums differ in the last bit. Needs NumPy, SciPy, OpenCV
+and PyTorch.
 
 Frame of both: millimetres, x = 0 in the plane of symmetry, +x the subject's left, +y up, +z out of the face; the origin
 is the middle of the mean face's 68 landmarks (their bounding box). Bases are millimetres per standard deviation.

@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime.drawing import draw_landmarks
-from runtime.errors import ClnError, EngineUnavailableError, InvalidInputError
+from runtime.errors import ClnError, InvalidInputError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.pose import euler_to_rotation
 from runtime.roi import Roi
 from training.accuracy import Predict, load_predictor, yaw_of
 from training.augment import aligned_crops
+from training.charts import load_pyplot
 from training.data.samples import HELD_OUT_SEED, image_size
 from training.decoder import Decoder
 
@@ -90,15 +91,7 @@ def plot(result: Sweep, face_model: FaceModel, title: str, path: Path) -> None:
     Raises:
         EngineUnavailableError: Matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise EngineUnavailableError(
-            "plotting: expected the package matplotlib, found none; run: pip install matplotlib"
-        ) from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     truth, predicted = result.yaw
     pictures = frames(result, face_model)
     figure = pyplot.figure(figsize=(10, 7.2), layout="constrained")

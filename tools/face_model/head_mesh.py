@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tools.face_model.landmarks import LANDMARKS, MIRRORED_LANDMARK
+from tools.face_model.landmarks import LANDMARKS
 from tools.face_model.makehuman import Archive, BaseMesh, load_mask
+from training.data.landmarks import IBUG_68
 
 PARTS = ("skin", "left_eye", "right_eye", "upper_teeth", "lower_teeth", "tongue", "hair")
 GROUPS = (
@@ -170,7 +171,7 @@ def _insert_landmarks(
     made: dict[frozenset, int] = {}
     landmarks = np.zeros(68, int)
     for index in range(68):
-        twin = MIRRORED_LANDMARK[index]
+        twin = int(IBUG_68.mirror[index])
         source = LANDMARKS.get(index) or {int(mirror[v]): w for v, w in LANDMARKS[twin].items()}
         key = frozenset(source)
         if len(source) == 1:
@@ -209,7 +210,7 @@ def _mirror(blends: list, base_mirror: np.ndarray) -> np.ndarray:
     return np.array([place[twin] for twin in twins])
 
 
-def vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+def _vertex_normals(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
     """Unit normals, area-weighted, `(M, 3)`; zero where a vertex has no triangle."""
     a, b, c = (vertices[triangles[:, k]] for k in range(3))
     face = np.cross(b - a, c - a)
@@ -233,7 +234,7 @@ def _masks(
         for name in ("lips", "ears", "inside_mouth", "eyelids")
     }
     masks["inner_mouth"] = masks.pop("inside_mouth")
-    normals = vertex_normals(vertices, triangles[part == 0])
+    normals = _vertex_normals(vertices, triangles[part == 0])
     socket = np.zeros(len(vertices))
     for eye in ("left_eye", "right_eye"):
         ball = vertices[_part_vertices(triangles, part, eye)]

@@ -1,7 +1,8 @@
 """The 68 landmarks (iBUG order, as AFLW2000-3D uses it) on MakeHuman's base mesh hm08.
 
 LANDMARKS maps a landmark to {base vertex: weight}; only the subject's right side (the image's left) and the middle are
-listed, MIRRORED_LANDMARK gives the other side. How they were settled, all on the skin that a viewer sees:
+listed: the other side is `training.data.landmarks.IBUG_68.mirror`. How they were settled, all on the skin that a viewer
+sees:
 
 - Jaw 0-16: 19 to 27 mm apart along the bony jaw line, from the front of one ear's root over the chin's lowest point
   to the other's (the line is fixed on the surface: it is not the outline that the camera sees).
@@ -11,15 +12,6 @@ listed, MIRRORED_LANDMARK gives the other side. How they were settled, all on th
 - Eyes 36-47: where the lids meet, and the free edge of each lid at 0.28 and 0.66 of the width.
 - Mouth 48-59: the lips' red border, corners included; 60-67: the border where the lips meet, on the side one sees.
 """
-
-MIRRORED_LANDMARK = (
-    *range(16, -1, -1),
-    *range(26, 16, -1),
-    *(27, 28, 29, 30, 35, 34, 33, 32, 31),
-    *(45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40),
-    *(54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65),
-)
-"""Landmark on the other side of the face, for each of the 68."""
 
 _VERTICES = {
     2: 5759, 36: 24, 38: 54, 39: 69,
