@@ -25,11 +25,11 @@ test: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 
 .venv/installed-export: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[export]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,export]'
 	@touch $@
 
 .venv/installed-dev: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[export,train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,export,train,dev]'
 	@touch $@ .venv/installed-export
 
 # A minute for each of the C++ readers of files (libFuzzer; needs clang).

@@ -13,7 +13,7 @@ from runtime.errors import EngineUnavailableError
 
 _PACKAGES = (
     "numpy",
-    "opencv-python-headless",
+    "opencv-python",
     "onnxruntime",
     "onnxruntime-gpu",
     "tensorrt-rtx-cu13",

@@ -145,7 +145,7 @@ class Ladder:
         if not len(faces):
             raise InvalidInputError(
                 "--precision int8: expected rendered faces to calibrate with, but training.synthetic or numba is "
-                "missing; run: pip install 'cln[export]'"
+                "missing; run: pip install 'cln[cpu,export]'"
             )
         crops = ParityCrops(faces=faces, noise=self.crops.noise, labels=labels)
         return Comparison(self._model, crops, self._face_model).with_own_labels()

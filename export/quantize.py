@@ -168,7 +168,7 @@ def _quantizer() -> Any:
     except ImportError as error:
         raise EngineUnavailableError(
             f"--precision int8 needs ONNX Runtime's quantizer, which is not there ({error}); "
-            "run: pip install 'cln[export]'"
+            "run: pip install 'cln[cpu,export]'"
         ) from None
     return quantization
 
