@@ -42,7 +42,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.mean_points:
-        mean = model.mean[model.landmark_vertices].astype(np.float64)
+        mean = model.at_landmarks(model.mean).astype(np.float64)
         compare_means(mean, np.load(options.mean_points)["mean"].astype(np.float64))
     print(f"noise {NOISE_PX} px, prior N(0, 1) on {model.num_params - POSE_SIZE} coefficients")
     for title, form in (("fitted face", True), ("mean face", False)):

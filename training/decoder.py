@@ -28,7 +28,8 @@ class Decoder(nn.Module):
 
     mean: Tensor
     modes: Tensor
-    landmark_vertices: Tensor
+    landmark_mean: Tensor
+    landmark_modes: Tensor
     mirror_signs: Tensor
 
     def __init__(self, face_model: FaceModel) -> None:
@@ -41,7 +42,8 @@ class Decoder(nn.Module):
         signs = np.where(signs == 0, np.float32("nan"), signs).astype(np.float32)
         self.register_buffer("mean", torch.tensor(face_model.mean))
         self.register_buffer("modes", torch.tensor(modes))
-        self.register_buffer("landmark_vertices", torch.tensor(face_model.landmark_vertices).long())
+        self.register_buffer("landmark_mean", torch.tensor(face_model.at_landmarks(face_model.mean)))
+        self.register_buffer("landmark_modes", torch.tensor(face_model.at_landmarks(modes)))
         self.register_buffer("mirror_signs", torch.tensor(signs))
 
     @property
@@ -49,12 +51,16 @@ class Decoder(nn.Module):
         """N, the model's number of vertices."""
         return self.mean.shape[0]
 
+    def basis_of(self, vertices: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mean (V, 3) and modes (S + E, V, 3) of vertices (V,), by default of the 68 landmarks."""
+        if vertices is None:
+            return self.landmark_mean, self.landmark_modes
+        return self.mean[vertices], self.modes[:, vertices]
+
     def model_points(self, params: Tensor, vertices: Tensor | None = None) -> Tensor:
         """Vertices (V,), the landmarks by default, in the model frame: (B, V, 3) millimetres."""
-        chosen = self.landmark_vertices if vertices is None else vertices
-        modes = self.modes[:, chosen].flatten(1)  # (S + E, 3V)
-        points = self.mean[chosen].flatten() + params[:, POSE_SIZE:] @ modes
-        return points.reshape(-1, len(chosen), 3)
+        mean, modes = self.basis_of(vertices)
+        return (mean.flatten() + params[:, POSE_SIZE:] @ modes.flatten(1)).reshape(-1, len(mean), 3)
 
     def place(self, params: Tensor, model_points: Tensor) -> Tensor:
         """Points (B, V, 3) of the model frame in the crop frame, by the pose of `params`."""

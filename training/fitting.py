@@ -62,10 +62,13 @@ def fit_params(face_model: FaceModel, landmarks: ArrayLike, *, form: bool = True
 
 def _at_landmarks(face_model: FaceModel) -> tuple[Array, Array, Array]:
     """Mean (68, 3), modes (S + E, 68, 3) and sigmas (S + E,)."""
-    at = face_model.landmark_vertices
-    modes = np.concatenate([face_model.shape_basis[:, at], face_model.expression_basis[:, at]])
+    modes = face_model.at_landmarks(np.concatenate([face_model.shape_basis, face_model.expression_basis]))
     sigma = np.concatenate([face_model.shape_sigma, face_model.expression_sigma])
-    return face_model.mean[at].astype(np.float64), modes.astype(np.float64), sigma.astype(np.float64)
+    return (
+        face_model.at_landmarks(face_model.mean).astype(np.float64),
+        modes.astype(np.float64),
+        sigma.astype(np.float64),
+    )
 
 
 def _start(mean: Array, points: Array, count: int) -> _State:

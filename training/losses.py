@@ -42,15 +42,18 @@ def wpdc_weights(error: Tensor, truth: Tensor, decoder: Decoder, vertices: Tenso
         error: Physical parameters' error (B, 12 + S + E).
         truth: True physical parameters; shape and scale are the sample's own.
         decoder: The face model.
-        vertices: The V vertices whose movement counts.
+        vertices: Vertices (V,) whose movement counts beside that of the 68 landmarks.
     """
     with torch.no_grad():
-        points = decoder.model_points(truth, vertices)  # (B, V, 3)
+        points = torch.cat(
+            [decoder.model_points(truth), decoder.model_points(truth, vertices)], dim=1
+        )  # (B, 68 + V, 3)
         axis = points.square().sum(dim=1).sqrt()  # (B, 3): norm of all x, of all y, of all z
-        shift = torch.full_like(axis[:, :1], math.sqrt(len(vertices)))
+        shift = torch.full_like(axis[:, :1], math.sqrt(points.shape[1]))
         row = torch.cat([axis, shift], dim=1)  # (B, 4)
         depth_row = torch.cat([axis, torch.zeros_like(shift)], dim=1)  # t_z is a convention, not a measurement
-        mode_norms = decoder.modes[:, vertices].flatten(1).norm(dim=1)  # (S + E,)
+        modes = torch.cat([decoder.basis_of()[1], decoder.basis_of(vertices)[1]], dim=1)  # (S + E, 68 + V, 3)
+        mode_norms = modes.flatten(1).norm(dim=1)  # (S + E,)
         form = pose_scale(truth)[:, None] * mode_norms
         moved = error.abs() * torch.cat([row, row, depth_row, form], dim=1)
         return moved / moved.amax(dim=1, keepdim=True).clamp(min=torch.finfo(moved.dtype).tiny)
@@ -77,7 +80,7 @@ class PointLosses:
 
 def landmark_weights(config: LossConfig, decoder: Decoder) -> Tensor:
     """How much each of the 68 landmarks counts (68,)."""
-    weights = torch.ones(len(decoder.landmark_vertices), device=decoder.mean.device)
+    weights = torch.ones(len(decoder.landmark_mean), device=decoder.mean.device)
     if len(weights) > max(DETAIL_LANDMARKS):
         weights[list(DETAIL_LANDMARKS)] = config.detail_weight
     return weights
@@ -118,8 +121,7 @@ class FaceLoss:
         """Sum over the parameters, mean over the batch; the 68 landmarks and some random vertices weigh."""
         count, device = self.decoder.vertex_count, truth.device
         chosen = torch.randint(count, (self.config.wpdc_vertices,), device=device)
-        vertices = torch.cat([self.decoder.landmark_vertices, chosen])
-        weights = wpdc_weights(predicted.detach() - truth, truth, self.decoder, vertices)
+        weights = wpdc_weights(predicted.detach() - truth, truth, self.decoder, chosen)
         return (weights * (whitened - whiten(truth)).square()).sum(dim=1).mean()
 
     def landmark_wing(self, pose: Tensor, form: Tensor, truth: Tensor) -> Tensor:

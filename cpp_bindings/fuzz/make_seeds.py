@@ -18,7 +18,8 @@ _TENSORS = {  # a face model of two vertices, one mode of each kind, one triangl
     "shape_mirror": ("F32", [1]),
     "expression_mirror": ("F32", [1]),
     "triangles": ("I32", [1, 3]),
-    "landmark_vertices": ("I32", [68]),
+    "landmark_triangles": ("I32", [68, 3]),
+    "landmark_weights": ("F32", [68, 3]),
     "mirror": ("I32", [2]),
     "uv": ("F32", [2, 2]),
     "region": ("U8", [2]),
@@ -44,15 +45,15 @@ _MANIFEST = {
 
 
 def face_model() -> bytes:
-    """A safetensors file, all zeros."""
-    header: dict[str, object] = {"__metadata__": {"format": "cln.face_model", "version": "1", "name": "é\n"}}
-    offset = 0
+    """A safetensors file, all zeros but the landmarks' weights, which must sum to 1."""
+    header: dict[str, object] = {"__metadata__": {"format": "cln.face_model", "version": "2", "name": "é\n"}}
+    body = b""
     for key, (dtype, shape) in _TENSORS.items():
         size = math.prod(shape) * _SIZES[dtype]
-        header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
+        header[key] = {"dtype": dtype, "shape": shape, "data_offsets": [len(body), len(body) + size]}
+        body += struct.pack("<204f", *(1.0, 0.0, 0.0) * 68) if key == "landmark_weights" else bytes(size)
     text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(offset)
+    return struct.pack("<Q", len(text)) + text + body
 
 
 def onnx(manifest: bytes) -> bytes:

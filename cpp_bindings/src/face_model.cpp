@@ -1,5 +1,6 @@
 #include "cln/face_model.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <map>
@@ -45,7 +46,7 @@ class Reader {
   const TensorView& get(const std::string& key, const std::string& types, const std::vector<std::string>& shape) {
     const auto found = file_.tensors.find(key);
     if (found == file_.tensors.end()) {
-      fail(ErrorCode::file_format, name_ + ": expected the tensor '" + key + "', found none; make the file anew");
+      fail(ErrorCode::file_format, name_ + ": expected the tensor '" + key + "', found none; make the file again");
     }
     const TensorView& view = found->second;
     bool fits = view.shape.size() == shape.size() && view.count > 0 && types.find(view.dtype) != std::string::npos;
@@ -55,7 +56,7 @@ class Reader {
     if (!fits) {
       fail(ErrorCode::file_format, name_ + ": expected '" + key + "' as " + types +
                                        " of a shape that fits the others, got " + view.dtype + " of " +
-                                       std::to_string(view.count) + " numbers; make the file anew");
+                                       std::to_string(view.count) + " numbers; make the file again");
     }
     ++used_;
     return view;
@@ -73,7 +74,7 @@ class Reader {
     }
     for (const float value : values) {
       if (!std::isfinite(value)) {
-        fail(ErrorCode::file_format, name_ + ": '" + key + "' holds NaN or infinity; make the file anew");
+        fail(ErrorCode::file_format, name_ + ": '" + key + "' holds NaN or infinity; make the file again");
       }
     }
     return values;
@@ -83,7 +84,7 @@ class Reader {
     auto values = copy<std::int32_t>(get(key, "I32", shape));
     for (const std::int32_t value : values) {
       if (value < 0 || static_cast<std::size_t>(value) >= sizes_["N"]) {
-        fail(ErrorCode::file_format, name_ + ": '" + key + "' names vertices outside the mesh; make the file anew");
+        fail(ErrorCode::file_format, name_ + ": '" + key + "' names vertices outside the mesh; make the file again");
       }
     }
     return values;
@@ -92,7 +93,7 @@ class Reader {
   void finish() const {
     if (used_ != file_.tensors.size()) {
       fail(ErrorCode::file_format, name_ + ": expected " + std::to_string(used_) + " tensors, got " +
-                                       std::to_string(file_.tensors.size()) + "; make the file anew");
+                                       std::to_string(file_.tensors.size()) + "; make the file again");
     }
   }
 
@@ -120,16 +121,44 @@ std::string value_or(const std::map<std::string, std::string>& map, const std::s
   return found != map.end() ? found->second : other;
 }
 
-/// The rows' points at `vertices`.
-std::vector<float> pick(const std::vector<float>& rows, std::size_t points, const std::vector<std::int32_t>& vertices) {
+/// The rows' points at the landmarks: weighted sums of three vertices each.
+std::vector<float> at_landmarks(const std::vector<float>& rows, std::size_t points,
+                                const std::vector<std::int32_t>& triangles, const std::vector<float>& weights) {
   std::vector<float> picked;
   for (std::size_t start = 0; start < rows.size(); start += 3 * points) {
-    for (const std::int32_t vertex : vertices) {
-      const float* point = rows.data() + start + 3 * static_cast<std::size_t>(vertex);
-      picked.insert(picked.end(), point, point + 3);
+    for (std::size_t corner = 0; corner < triangles.size(); corner += 3) {
+      for (std::size_t axis = 0; axis < 3; ++axis) {
+        float sum = 0;
+        for (std::size_t k = corner; k < corner + 3; ++k) {
+          sum += weights[k] * rows[start + 3 * static_cast<std::size_t>(triangles[k]) + axis];
+        }
+        picked.push_back(sum);
+      }
     }
   }
   return picked;
+}
+
+/// The special case of version 1: each landmark is a vertex.
+void place_at_vertices(const std::vector<std::int32_t>& vertices, std::vector<std::int32_t>& triangles,
+                       std::vector<float>& weights) {
+  for (const std::int32_t vertex : vertices) {
+    triangles.insert(triangles.end(), 3, vertex);
+    weights.insert(weights.end(), {1.0F, 0.0F, 0.0F});
+  }
+}
+
+void check_weights(const std::vector<float>& weights, const std::string& name) {
+  constexpr float tolerance = 1e-3F;  // how far a weight may lie outside 0..1, and a row's sum from 1
+  for (std::size_t i = 0; i < weights.size(); i += 3) {
+    const float sum = weights[i] + weights[i + 1] + weights[i + 2];
+    const float smallest = std::min({weights[i], weights[i + 1], weights[i + 2]});
+    if (smallest < -tolerance || std::abs(sum - 1) > tolerance) {
+      fail(ErrorCode::file_format, name + ": expected 'landmark_weights' from 0 to 1 that sum to 1 in each row, got " +
+                                       std::to_string(sum) + " in row " + std::to_string(i / 3) +
+                                       "; make the file again");
+    }
+  }
 }
 
 }  // namespace
@@ -138,8 +167,8 @@ std::vector<float> pick(const std::vector<float>& rows, std::size_t points, cons
 struct FaceModel::Tensors {
   std::string name, license, sha256;
   std::vector<std::string> region_names;
-  std::vector<float> mean, shape_sigma, expression_sigma, uv;
-  std::vector<std::int32_t> triangles, landmark_vertices, mirror;
+  std::vector<float> mean, shape_sigma, expression_sigma, uv, landmark_weights;
+  std::vector<std::int32_t> triangles, landmark_triangles, mirror;
   std::vector<std::uint8_t> region;
   std::vector<float> rows;  // (1 + S + E, N, 3): mean and modes
 };
@@ -154,21 +183,22 @@ FaceModel::FaceModel(Tensors&& t)
       shape_sigma_(std::move(t.shape_sigma)),
       expression_sigma_(std::move(t.expression_sigma)),
       uv_(std::move(t.uv)),
+      landmark_weights_(std::move(t.landmark_weights)),
       triangles_(std::move(t.triangles)),
-      landmark_vertices_(std::move(t.landmark_vertices)),
+      landmark_triangles_(std::move(t.landmark_triangles)),
       mirror_(std::move(t.mirror)),
       region_(std::move(t.region)),
       region_names_(std::move(t.region_names)),
       vertices_(t.rows.data(), shape_count_ + expression_count_, mean_.size() / 3),
-      landmarks_(pick(t.rows, mean_.size() / 3, landmark_vertices_).data(), shape_count_ + expression_count_,
-                 landmark_count) {}
+      landmarks_(at_landmarks(t.rows, mean_.size() / 3, landmark_triangles_, landmark_weights_).data(),
+                 shape_count_ + expression_count_, landmark_count) {}
 
 FaceModel FaceModel::parse(const std::uint8_t* data, std::size_t size, const std::string& name) {
   const Safetensors file = detail::parse_safetensors(data, size, name);
   const std::string format = value_or(file.metadata, "format", "none");
   const std::string version = value_or(file.metadata, "version", "none");
-  if (format != "cln.face_model" || version != "1") {
-    fail(ErrorCode::file_format, name + ": expected a file of format 'cln.face_model' version 1, got '" + format +
+  if (format != "cln.face_model" || (version != "1" && version != "2")) {
+    fail(ErrorCode::file_format, name + ": expected a file of format 'cln.face_model' version 1 or 2, got '" + format +
                                      "' version " + version + "; convert or fetch the right one");
   }
   Reader reader(file, name);
@@ -181,7 +211,13 @@ FaceModel FaceModel::parse(const std::uint8_t* data, std::size_t size, const std
   reader.floats("shape_mirror", "F32", {"S"});  // checked, but of use in training alone
   reader.floats("expression_mirror", "F32", {"E"});
   t.triangles = reader.vertices("triangles", {"T", "3"});
-  t.landmark_vertices = reader.vertices("landmark_vertices", {"68"});
+  if (version == "1") {
+    place_at_vertices(reader.vertices("landmark_vertices", {"68"}), t.landmark_triangles, t.landmark_weights);
+  } else {
+    t.landmark_triangles = reader.vertices("landmark_triangles", {"68", "3"});
+    t.landmark_weights = reader.floats("landmark_weights", "F32", {"68", "3"});
+    check_weights(t.landmark_weights, name);
+  }
   t.mirror = reader.vertices("mirror", {"N"});
   t.uv = reader.floats("uv", "F32", {"N", "2"});
   t.region = copy<std::uint8_t>(reader.get("region", "U8", {"N"}));

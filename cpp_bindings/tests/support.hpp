@@ -48,7 +48,9 @@ class ModelFile {
       add(key, "F32", "[2]", wave(expressions, 1, 3));
     }
     add("triangles", "I32", "[2,3]", indices(6, points));
-    add("landmark_vertices", "I32", "[68]", indices(68, points));
+    add("landmark_triangles", "I32", "[68,3]", indices(3 * 68, points));
+    const std::vector<float> thirds(3 * 68, 1.0F / 3.0F);
+    add("landmark_weights", "F32", "[68,3]", raw(thirds.data(), thirds.size() * sizeof(float)));
     add("mirror", "I32", "[" + n + "]", indices(points, points));
     add("uv", "F32", "[" + n + ",2]", wave(points * 2, 1, 4));
     add("region", "U8", "[" + n + "]", Bytes(points, 0));
@@ -59,7 +61,16 @@ class ModelFile {
     Bytes data;
   };
   std::map<std::string, Tensor> tensors;
-  std::string metadata = R"({"format":"cln.face_model","version":"1","name":"test","region_names":"skin,lips"})";
+  std::string metadata = R"({"format":"cln.face_model","version":"2","name":"test","region_names":"skin,lips"})";
+
+  /// The version before: each landmark is a vertex.
+  void use_landmark_vertices() {
+    const std::size_t points = tensors["mirror"].data.size() / sizeof(std::int32_t);
+    tensors.erase("landmark_triangles");
+    tensors.erase("landmark_weights");
+    add("landmark_vertices", "I32", "[68]", indices(68, points));
+    metadata = R"({"format":"cln.face_model","version":"1","name":"test","region_names":"skin,lips"})";
+  }
 
   [[nodiscard]] Bytes write() const {
     std::string header = "{\"__metadata__\":" + metadata;

@@ -88,15 +88,31 @@ TEST_CASE("decoding is the formula, for any batch and number of threads") {
   }
 }
 
-TEST_CASE("landmarks are the vertices that the model names") {
-  const auto model = make_model();
-  std::vector<float> params(model->num_params(), 0.3F), vertices(130 * 3), landmarks(68 * 3);
-  model->vertices(params.data(), 1, vertices.data());
-  model->landmarks(params.data(), 1, landmarks.data());
-  for (std::size_t i = 0; i < 68; ++i) {
-    const auto vertex = static_cast<std::size_t>(model->landmark_vertices()[i]);
-    CHECK(landmarks[3 * i] == doctest::Approx(vertices[3 * vertex]));
-    CHECK(landmarks[3 * i + 2] == doctest::Approx(vertices[3 * vertex + 2]));
+TEST_CASE("landmarks are the points of the surface that the model names") {
+  for (const bool vertices_alone : {false, true}) {
+    ModelFile file;
+    if (vertices_alone) {
+      file.use_landmark_vertices();
+    }
+    const auto data = file.write();
+    const auto model = FaceModel::parse(data.data(), data.size(), "test");
+    std::vector<float> params(model.num_params(), 0.3F), vertices(130 * 3), landmarks(68 * 3);
+    model.vertices(params.data(), 1, vertices.data());
+    model.landmarks(params.data(), 1, landmarks.data());
+    for (std::size_t i = 0; i < 68; ++i) {
+      float expected[3] = {};
+      for (std::size_t k = 3 * i; k < 3 * i + 3; ++k) {
+        const auto vertex = static_cast<std::size_t>(model.landmark_triangles()[k]);
+        for (std::size_t axis = 0; axis < 3; ++axis) {
+          expected[axis] += model.landmark_weights()[k] * vertices[3 * vertex + axis];
+        }
+      }
+      CHECK(landmarks[3 * i] == doctest::Approx(expected[0]));
+      CHECK(landmarks[3 * i + 2] == doctest::Approx(expected[2]));
+      if (vertices_alone) {
+        CHECK(model.landmark_weights()[3 * i] == 1.0F);
+      }
+    }
   }
 }
 

@@ -144,7 +144,9 @@ TEST_CASE("a damaged face model is refused") {
   CHECK(refused([](ModelFile& f) { f.metadata = R"({"format":1})"; }, "strings"));
   CHECK(refused([](ModelFile& f) { f.metadata = "[]"; }, "strings"));
   CHECK(refused([](ModelFile& f) { f.tensors.erase("mean"); }, "'mean'"));
-  CHECK(refused([](ModelFile& f) { f.tensors["more"] = f.tensors["mean"]; }, "13"));
+  CHECK(refused([](ModelFile& f) { f.tensors["more"] = f.tensors["mean"]; }, "14"));
+  CHECK(refused([](ModelFile& f) { f.tensors["landmark_weights"].data[3] ^= 0x80; }, "sum to 1"));
+  CHECK(refused([](ModelFile& f) { f.tensors["landmark_triangles"].data[3] = 0x7F; }, "landmark_triangles"));
   CHECK(refused([](ModelFile& f) { f.tensors["uv"] = f.tensors["mean"]; }, "'uv'"));
   CHECK(refused([](ModelFile& f) { f.tensors["mean"].dtype = "I32"; }, "'mean'"));
   CHECK(refused([](ModelFile& f) { f.tensors["mean"].dtype = "X"; }, "unreadable"));

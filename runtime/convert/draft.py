@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from runtime import safetensors
 from runtime.errors import FileFormatError
-from runtime.face_model import FORMAT, LANDMARKS, VERSION, FaceModel, load_face_model
+from runtime.face_model import FORMAT, LANDMARKS, VERSION, FaceModel, landmarks_at_vertices, load_face_model
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,7 +77,7 @@ def write_model(draft: ModelDraft, path: str | os.PathLike[str]) -> FaceModel:
         "shape_mirror": mirror.shape_signs,
         "expression_mirror": mirror.expression_signs,
         "triangles": outward(draft.mean, draft.triangles).astype(np.int32),
-        "landmark_vertices": draft.landmark_vertices.astype(np.int32),
+        **landmarks_at_vertices(draft.landmark_vertices),
         "mirror": mirror.vertices,
         "uv": np.zeros((count, 2), np.float32) if draft.uv is None else draft.uv.astype(np.float32),
         "region": np.zeros(count, np.uint8) if draft.region is None else draft.region,

@@ -5,7 +5,8 @@ of the face. Coefficients count in standard deviations times the file's sigmas (
 
     params = [P (3 × 4, row-major), α (shape), β (expression)]    vertices = P[:, :3] · (mean + S·α + E·β) + P[:, 3]
 
-in the crop's frame: pixels, x right, y down, z towards the viewer. 68 landmarks follow iBUG's numbering.
+in the crop's frame: pixels, x right, y down, z towards the viewer. 68 landmarks follow iBUG's numbering; each is a
+point of the surface: a triangle's three vertices and their weights, so that it moves with every shape and expression.
 Source: Blanz & Vetter 1999; the parameter layout is 3DDFA's (arXiv 1511.07212).
 """
 
@@ -26,7 +27,8 @@ from runtime.errors import FileFormatError, InvalidInputError
 from runtime.files import sha256
 
 FORMAT = "cln.face_model"
-VERSION = "1"
+VERSION = "2"
+_VERTEX_LANDMARKS = "1"  # the version before: each landmark is a vertex, `landmark_vertices (68,)`
 POSE_SIZE = 12
 LANDMARKS = 68
 
@@ -48,7 +50,8 @@ class FaceModel:
     shape_mirror: NDArray[np.float32]  # (S,) ±1: the coefficients of a mirrored face, over the face's own; 0 if unknown
     expression_mirror: NDArray[np.float32]  # (E,)
     triangles: NDArray[np.int32]  # (T, 3) counter-clockwise seen from outside
-    landmark_vertices: NDArray[np.int32]  # (68,)
+    landmark_triangles: NDArray[np.int32]  # (68, 3) the vertices around each landmark
+    landmark_weights: NDArray[np.float32]  # (68, 3) their shares of it, each row sums to 1
     mirror: NDArray[np.int32]  # (N,) each vertex's partner across the symmetry plane
     uv: NDArray[np.float32]  # (N, 2)
     region: NDArray[np.uint8]  # (N,) index into region_names
@@ -74,6 +77,17 @@ class FaceModel:
     def can_mirror(self) -> bool:
         """Whether a mirrored face's coefficients are known: not so where the modes aren't mirror-symmetric."""
         return bool(self.shape_mirror.all() and self.expression_mirror.all())
+
+    @property
+    def landmark_vertices(self) -> NDArray[np.int32]:
+        """(68,) the vertex that is nearest to each landmark, by its weights."""
+        rows = np.arange(len(self.landmark_triangles))
+        return np.asarray(self.landmark_triangles[rows, self.landmark_weights.argmax(axis=1)])
+
+    def at_landmarks(self, values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+        """What belongs to the vertices (…, N, C) at the 68 landmarks, (…, 68, C), in the type that came in."""
+        corners = values[..., self.landmark_triangles, :]  # (…, 68, 3, C)
+        return np.asarray((corners * self.landmark_weights[:, :, None].astype(values.dtype)).sum(axis=-2))
 
     def landmarks(self, params: ArrayLike) -> NDArray[np.float32]:
         """68 landmarks (…, 68, 3) in the crop's frame, of params (…, 12 + S + E) with at most one leading axis."""
@@ -102,7 +116,7 @@ class FaceModel:
     @cached_property
     def _landmark_rows(self) -> NDArray[np.float32]:
         rows = self._vertex_rows.reshape(len(self._vertex_rows), -1, 3)
-        return np.ascontiguousarray(rows[:, self.landmark_vertices].reshape(len(rows), -1))
+        return np.ascontiguousarray(self.at_landmarks(rows).reshape(len(rows), -1))
 
     @cached_property
     def _vertex_decoder(self) -> Decoder:
@@ -153,12 +167,16 @@ def load_face_model(path: str | os.PathLike[str] | None = None) -> FaceModel:
         with open(path, "rb") as file:
             name, data = os.fspath(path), file.read()
     tensors, metadata = safetensors.parse(data, name=name)
-    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION:
+    version = metadata.get("version")
+    if metadata.get("format") != FORMAT or version not in (_VERTEX_LANDMARKS, VERSION):
         raise FileFormatError(
-            f"{name}: expected a file of format '{FORMAT}' version {VERSION}, got "
+            f"{name}: expected a file of format '{FORMAT}' version {_VERTEX_LANDMARKS} or {VERSION}, got "
             f"'{metadata.get('format')}' version {metadata.get('version')}; convert or fetch the right one"
         )
-    _check_tensors(name, tensors)
+    layout = _LAYOUT | (_LANDMARK_VERTICES if version == _VERTEX_LANDMARKS else _LANDMARK_POINTS)
+    _check_tensors(name, tensors, layout)
+    if version == _VERTEX_LANDMARKS:
+        tensors |= landmarks_at_vertices(tensors.pop("landmark_vertices"))
     arrays: dict[str, Any] = {
         key: value.astype(np.float32) if value.dtype == np.float16 else value for key, value in tensors.items()
     }
@@ -172,8 +190,19 @@ def load_face_model(path: str | os.PathLike[str] | None = None) -> FaceModel:
     )
 
 
+def landmarks_at_vertices(vertices: ArrayLike) -> dict[str, NDArray[Any]]:
+    """The two landmark tensors of landmarks that are vertices (68,): the special case of a point of the surface."""
+    corners = np.repeat(np.asarray(vertices, dtype=np.int32)[:, None], 3, axis=1)
+    return {
+        "landmark_triangles": corners,
+        "landmark_weights": np.tile(np.array((1, 0, 0), np.float32), (len(corners), 1)),
+    }
+
+
+_Layout = dict[str, tuple[tuple[str, ...], tuple[str | int, ...]]]
+
 # name: (accepted types, shape in symbols that must agree)
-_LAYOUT: dict[str, tuple[tuple[str, ...], tuple[str | int, ...]]] = {
+_LAYOUT: _Layout = {
     "mean": (("float32",), ("N", 3)),
     "shape_basis": (("float16", "float32"), ("S", "N", 3)),
     "expression_basis": (("float16", "float32"), ("E", "N", 3)),
@@ -182,20 +211,25 @@ _LAYOUT: dict[str, tuple[tuple[str, ...], tuple[str | int, ...]]] = {
     "shape_mirror": (("float32",), ("S",)),
     "expression_mirror": (("float32",), ("E",)),
     "triangles": (("int32",), ("T", 3)),
-    "landmark_vertices": (("int32",), (LANDMARKS,)),
     "mirror": (("int32",), ("N",)),
     "uv": (("float32",), ("N", 2)),
     "region": (("uint8",), ("N",)),
 }
+_LANDMARK_VERTICES: _Layout = {"landmark_vertices": (("int32",), (LANDMARKS,))}
+_LANDMARK_POINTS: _Layout = {
+    "landmark_triangles": (("int32",), (LANDMARKS, 3)),
+    "landmark_weights": (("float32",), (LANDMARKS, 3)),
+}
+_WEIGHT_TOLERANCE = 1e-3  # how far a landmark's weights may lie outside 0..1, and their sum from 1
 
 
-def _check_tensors(name: str, tensors: dict[str, NDArray[Any]]) -> None:
-    if set(tensors) != set(_LAYOUT):
+def _check_tensors(name: str, tensors: dict[str, NDArray[Any]], layout: _Layout) -> None:
+    if set(tensors) != set(layout):
         raise FileFormatError(
-            f"{name}: expected the tensors {sorted(_LAYOUT)}, got {sorted(tensors)}; make the file anew"
+            f"{name}: expected the tensors {sorted(layout)}, got {sorted(tensors)}; make the file again"
         )
     sizes: dict[str | int, int] = {}
-    for key, (types, symbols) in _LAYOUT.items():
+    for key, (types, symbols) in layout.items():
         value = tensors[key]
         expected = tuple(sizes.get(s, "any") if isinstance(s, str) else s for s in symbols)
         fits = value.ndim == len(symbols) and all(e in ("any", n) for e, n in zip(expected, value.shape, strict=True))
@@ -205,7 +239,16 @@ def _check_tensors(name: str, tensors: dict[str, NDArray[Any]]) -> None:
             )
         sizes.update({s: n for s, n in zip(symbols, value.shape, strict=True) if isinstance(s, str)})
         if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise FileFormatError(f"{name}: '{key}' holds NaN or infinity; make the file anew")
-    for key in ("triangles", "landmark_vertices", "mirror"):
+            raise FileFormatError(f"{name}: '{key}' holds NaN or infinity; make the file again")
+    for key in {"triangles", "landmark_vertices", "landmark_triangles", "mirror"} & set(tensors):
         if tensors[key].min() < 0 or tensors[key].max() >= sizes["N"]:
-            raise FileFormatError(f"{name}: '{key}' names vertices outside 0..{sizes['N'] - 1}; make the file anew")
+            raise FileFormatError(f"{name}: '{key}' names vertices outside 0..{sizes['N'] - 1}; make the file again")
+    weights = tensors.get("landmark_weights")
+    if weights is not None and (
+        weights.min() < -_WEIGHT_TOLERANCE or np.abs(weights.sum(axis=1) - 1).max() > _WEIGHT_TOLERANCE
+    ):
+        raise FileFormatError(
+            f"{name}: expected 'landmark_weights' from 0 to 1 that sum to 1 in each row, got sums from "
+            f"{weights.sum(axis=1).min():g} to {weights.sum(axis=1).max():g} and a smallest weight of "
+            f"{weights.min():g}; make the file again"
+        )

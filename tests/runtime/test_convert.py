@@ -112,7 +112,7 @@ def test_each_basel_layout_decodes_as_its_source(tmp_path, write):
     moved = model.vertices(params) - flat.reshape(-1, 3) / 1000
     # One shift for all: the origin moved to the middle of the landmarks.
     assert np.abs(moved - moved[0]).max() < 1e-4
-    points = model.mean[model.landmark_vertices]
+    points = model.at_landmarks(model.mean)
     assert np.abs(points.min(axis=0) + points.max(axis=0)).max() < 1e-3
     np.testing.assert_allclose(-moved[0], [float(v) for v in model.metadata["source_origin"].split()], atol=1e-4)
     np.testing.assert_allclose(model.shape_sigma, source["shape_sigma"][:40])

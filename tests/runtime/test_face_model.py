@@ -1,3 +1,4 @@
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from runtime import FileFormatError, InvalidInputError, load_face_model, safeten
 from runtime.drawing import vertex_normals
 from runtime.pose import euler_to_rotation
 
+BUNDLED = resources.files("runtime") / "assets" / "face_model.safetensors"
 MODEL = load_face_model()
 FLIP_X = np.array([-1, 1, 1], dtype=np.float32)
 
@@ -24,7 +26,7 @@ def test_the_bundled_model_is_the_one_the_design_asks_for():
     assert (MODEL.shape_count, MODEL.expression_count, MODEL.num_params) == (40, 10, 62)
     assert "CC0" in MODEL.license
     assert 100 < np.ptp(MODEL.mean[MODEL.landmark_vertices, 0]) < 180  # millimetres, jaw to jaw
-    assert np.abs(MODEL.mean[MODEL.landmark_vertices].mean(axis=0)).max() < 60  # the origin lies in the face
+    assert np.abs(MODEL.at_landmarks(MODEL.mean).mean(axis=0)).max() < 60  # the origin lies in the face
 
 
 def test_decoding_is_the_formula():
@@ -35,7 +37,7 @@ def test_decoding_is_the_formula():
         model = model + np.tensordot(expression, MODEL.expression_basis, 1)
         expected = model @ pose[:, :3].T + pose[:, 3]
         assert np.abs(vertices - expected).max() < 1e-3
-        assert np.abs(landmarks - expected[MODEL.landmark_vertices]).max() < 1e-3
+        assert np.abs(landmarks - MODEL.at_landmarks(expected)).max() < 1e-3
 
 
 def test_one_face_is_a_batch_of_one_and_none_is_an_empty_batch():
@@ -53,7 +55,7 @@ def test_the_model_is_symmetric_and_mirrored_coefficients_give_the_mirrored_face
 
 
 def test_landmarks_lie_where_ibug_has_them():
-    points = MODEL.mean[MODEL.landmark_vertices]
+    points = MODEL.at_landmarks(MODEL.mean)
     x, y, z = points.T
     assert (np.diff(x[:17]) > 0).all() and x[8] == pytest.approx(0, abs=0.5)  # jaw, subject's right to left
     assert y[8] == y.min() and z[30] == z.max()  # chin lowest, nose tip foremost
@@ -99,3 +101,37 @@ def test_a_damaged_face_model_is_refused(tmp_path):
         load_face_model(path)
     with pytest.raises(FileNotFoundError):
         load_face_model(tmp_path / "none")
+
+
+def rewritten(path, *, version, **changes):
+    """The bundled model's file with tensors replaced, or removed (None)."""
+    tensors, metadata = safetensors.parse(BUNDLED.read_bytes(), name="bundled")
+    tensors = {key: value for key, value in (tensors | changes).items() if value is not None}
+    safetensors.write(path, tensors, metadata | {"version": version})
+    return path
+
+
+def test_landmarks_that_are_vertices_are_still_read(tmp_path):
+    vertices = np.arange(100, 168, dtype=np.int32)
+    path = rewritten(
+        tmp_path / "old.safetensors", version="1",
+        landmark_vertices=vertices, landmark_triangles=None, landmark_weights=None,
+    )  # fmt: skip
+    model, params = load_face_model(path), make_params(2)
+    assert np.array_equal(model.landmark_vertices, vertices)
+    np.testing.assert_allclose(model.landmarks(params), model.vertices(params)[:, vertices], atol=1e-3)
+
+
+def test_weights_that_do_not_sum_to_one_are_refused(tmp_path):
+    weights = MODEL.landmark_weights.copy()
+    weights[7, 0] += 0.1
+    with pytest.raises(FileFormatError, match="sum to 1 in each row"):
+        load_face_model(
+            rewritten(
+                tmp_path / "bad.safetensors",
+                version="2",
+                landmark_vertices=None,
+                landmark_triangles=MODEL.landmark_triangles,
+                landmark_weights=weights,
+            )
+        )

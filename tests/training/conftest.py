@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from runtime.face_model import FaceModel
+from runtime.face_model import FaceModel, landmarks_at_vertices
 from runtime.pose import euler_to_rotation
 
 
@@ -35,7 +35,7 @@ def make_face_model(seed: int = 0) -> FaceModel:
         shape_mirror=shape_mirror,
         expression_mirror=expression_mirror,
         triangles=np.array([[0, 1, 2]], np.int32),
-        landmark_vertices=np.concatenate([np.arange(34), np.arange(80, 114)]).astype(np.int32),
+        **landmarks_at_vertices(np.concatenate([np.arange(34), np.arange(80, 114)])),
         mirror=mirror,
         uv=np.zeros((160, 2), np.float32),
         region=np.zeros(160, np.uint8),

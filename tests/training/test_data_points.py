@@ -94,7 +94,7 @@ def test_mirrored_labels_lie_on_the_mirrored_image(tmp_path):
 @pytest.mark.parametrize("scheme", [IBUG_68, AFLW_21], ids=lambda scheme: scheme.name)
 def test_a_scheme_mirrors_as_the_face_model_does(scheme):
     """The mean face is symmetric, so each point mirrored is its partner."""
-    points = scheme.mixing @ MODEL.mean[MODEL.landmark_vertices]
+    points = scheme.mixing @ MODEL.at_landmarks(MODEL.mean)
     np.testing.assert_array_equal(scheme.mirror[scheme.mirror], np.arange(len(scheme.mirror)))
     assert np.abs(points[scheme.mirror] * [-1, 1, 1] - points).max() < 0.5  # mm
     assert scheme.mixing.sum(axis=1) == pytest.approx(1)

@@ -65,7 +65,7 @@ def test_process_does_not_matter(samples: list[Sample]) -> None:
 def test_head_belongs_to_the_face_model(head: Head) -> None:
     model = load_face_model()
     assert head.file_sha256 == model.sha256
-    np.testing.assert_array_equal(head.landmark_vertices, head.face_vertices[model.landmark_vertices])
+    np.testing.assert_array_equal(head.mean[head.face_vertices], model.mean)
 
 
 def test_label_decodes_to_the_rendered_vertices(

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 
 from runtime.errors import ClnError
+from runtime.face_model import load_face_model
 from training.synthetic.factory import FaceFactory, Sample
-from training.synthetic.head import load_head
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,11 +54,8 @@ def _contact_sheet(samples: list[Sample], columns: int, landmarks: bool) -> np.n
 
 
 def _with_landmarks(sample: Sample) -> np.ndarray:
-    head = load_head()
-    points = head.vertices(sample.params[12:])[head.landmark_vertices]
-    pose = sample.params[:12].reshape(3, 4)
     image = sample.image.copy()
-    for x, y in np.rint((points @ pose[:2, :3].T + pose[:2, 3]) * 8).astype(int):
+    for x, y in np.rint(load_face_model().landmarks(sample.params)[:, :2] * 8).astype(int):
         cv2.circle(image, (int(x), int(y)), 6, (0, 255, 0), -1, cv2.LINE_AA, 3)
     return image
 

@@ -60,7 +60,9 @@ class FaceModel {
   [[nodiscard]] const std::vector<float>& shape_sigma() const noexcept { return shape_sigma_; }  ///< (S,)
   [[nodiscard]] const std::vector<float>& expression_sigma() const noexcept { return expression_sigma_; }  ///< (E,)
   [[nodiscard]] const std::vector<std::int32_t>& triangles() const noexcept { return triangles_; }  ///< (T, 3) outward
-  [[nodiscard]] const std::vector<std::int32_t>& landmark_vertices() const noexcept { return landmark_vertices_; }
+  /// (68, 3) the vertices around each landmark, and their shares of it: a landmark is a point of the surface.
+  [[nodiscard]] const std::vector<std::int32_t>& landmark_triangles() const noexcept { return landmark_triangles_; }
+  [[nodiscard]] const std::vector<float>& landmark_weights() const noexcept { return landmark_weights_; }  ///< (68, 3)
   [[nodiscard]] const std::vector<std::int32_t>& mirror() const noexcept { return mirror_; }  ///< (N,) partners
   [[nodiscard]] const std::vector<float>& uv() const noexcept { return uv_; }                 ///< (N, 2)
   [[nodiscard]] const std::vector<std::uint8_t>& region() const noexcept { return region_; }  ///< (N,) into names
@@ -80,8 +82,8 @@ class FaceModel {
 
   std::string name_, license_, sha256_;
   std::size_t shape_count_, expression_count_;
-  std::vector<float> mean_, shape_sigma_, expression_sigma_, uv_;
-  std::vector<std::int32_t> triangles_, landmark_vertices_, mirror_;
+  std::vector<float> mean_, shape_sigma_, expression_sigma_, uv_, landmark_weights_;
+  std::vector<std::int32_t> triangles_, landmark_triangles_, mirror_;
   std::vector<std::uint8_t> region_;
   std::vector<std::string> region_names_;
   Decoder vertices_, landmarks_;
