@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from export.onnx_graph import INPUT
+from runtime.manifest import INPUT
 
 Overrides = dict[str, list[dict[str, Any]]]  # by tensor, as ONNX Runtime's quantizer takes them
 

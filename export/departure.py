@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.manifest import INPUT
+
 if TYPE_CHECKING:
     from training.model import CLN
 
@@ -63,7 +65,7 @@ def onnx_outputs(data: bytes, crops: NDArray[np.uint8]) -> Outputs:
     for name in set(names.values()) - known:
         model.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     session = create_session(model.SerializeToString(), name="graph with all outputs")
-    values = session.run(list(names.values()), {"crops": crops})
+    values = session.run(list(names.values()), {INPUT: crops})
     return {name: np.asarray(value, dtype=np.float64) for name, value in zip(names, values, strict=True)}
 
 

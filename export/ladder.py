@@ -181,15 +181,14 @@ class Ladder:
 
     def int8_file(self, base: Manifest) -> bytes:
         """X.int8.onnx."""
-        import onnxruntime
-
         from export.onnx_graph import embed_manifest
+        from runtime.engines.onnx import import_onnxruntime
 
         layers, kept = len(self.quantized.layers), len(self.quantized.excluded)
         manifest = replace(
             base,
             precision="int8",
-            builder_version=f"{base.builder_version}, onnxruntime {onnxruntime.__version__}",
+            builder_version=f"{base.builder_version}, onnxruntime {import_onnxruntime().__version__}",
             parity=self.int8_parity,
             figures={**base.figures, "int8/layers": float(layers), "int8/excluded_layers": float(kept)},
         )

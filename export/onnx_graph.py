@@ -11,13 +11,10 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from runtime.manifest import ONNX_KEY, Manifest
+from runtime.manifest import INPUT, ONNX_KEY, OUTPUT, Manifest
 
 if TYPE_CHECKING:
     from training.model import CLN
-
-INPUT = "crops"
-OUTPUT = "params"
 
 
 def export_graph(model: CLN) -> bytes:
@@ -34,7 +31,7 @@ def export_graph(model: CLN) -> bytes:
             dynamo=True,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes={"crops": {0: torch.export.Dim("batch")}},
+            dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
             verbose=False,
         )
     graph = program.model_proto

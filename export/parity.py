@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from runtime.batches import IMAGE_SUFFIXES
 from runtime.errors import ClnError, InvalidInputError
 from runtime.face_model import FaceModel, load_face_model
-from runtime.manifest import Parity
+from runtime.manifest import INPUT, OUTPUT, Parity
 from runtime.roi import Roi, crop
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ def onnx_run(data: bytes, name: str | os.PathLike[str]) -> Run:
     session: Any = create_session(data, name=os.fspath(name), providers=["CPUExecutionProvider"])
 
     def run(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return np.asarray(session.run(["params"], {"crops": crops})[0], dtype=np.float32)
+        return np.asarray(session.run([OUTPUT], {INPUT: crops})[0], dtype=np.float32)
 
     return in_batches(run)
 

@@ -12,10 +12,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from export.onnx_graph import INPUT
 from runtime.engines.cuda import Cuda
 from runtime.engines.plans import import_library, known_capabilities, logger
 from runtime.errors import ClnError, EngineUnavailableError, InvalidInputError
+from runtime.manifest import INPUT
 
 BUILDERS = ("tensorrt_rtx", "tensorrt")
 # TensorRT-RTX's own choice when none is named. It advises against adding 7.5 to others: all would run Turing's code.

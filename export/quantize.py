@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.byte_input import feed_bytes, feeding
-from export.onnx_graph import INPUT
 from export.parity import BATCH, Comparison, Gate, ParityError, onnx_run
 from export.precision import PrecisionError
+from runtime.engines.onnx import import_onnxruntime
 from runtime.errors import EngineUnavailableError
+from runtime.manifest import INPUT
 
 INT8_GATE = Gate(delta_nme=0.1)
 _FEW_CHANNELS = 8  # a layer with fewer input channels is slower in INT8
@@ -164,8 +165,9 @@ class _Reader:
 
 def _quantizer() -> Any:
     try:
+        import_onnxruntime()
         from onnxruntime import quantization
-    except ImportError as error:
+    except (EngineUnavailableError, ImportError) as error:
         raise EngineUnavailableError(
             f"--precision int8 needs ONNX Runtime's quantizer, which is not there ({error}); "
             "run: pip install 'cln[cpu,export]'"

@@ -17,13 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.onnx_graph import INPUT, OUTPUT
 from runtime.engines.base import SUFFIXES
 from runtime.engines.onnx import OnnxEngine
 from runtime.engines.plans import read_plan_manifest
 from runtime.errors import ClnError, InvalidInputError
 from runtime.files import write_atomically
-from runtime.manifest import Manifest
+from runtime.manifest import INPUT, OUTPUT, Manifest
 
 QUEUE_DELAY_MICROSECONDS = 500  # how long a request may wait for others to share a batch with: about one network call
 

@@ -1,6 +1,7 @@
 """The manifest: what an engine file is, for whom it was built, and how near it is to the network it came from.
 
 One dataclass, kept as JSON beside a plan (`X.engine.json`) and in the metadata of an ONNX file (key `cln.manifest`).
+The JSON closes with the SHA-256 of what it says, so that an edit is noticed; it is no protection against forgery.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import FileFormatError
+from runtime.face_model import POSE_SIZE
+from runtime.files import sha256
 
+INPUT = "crops"  # the graph's face, in every engine
+OUTPUT = "params"
 FORMAT = "cln.engine"
 VERSION = 1
 ONNX_KEY = "cln.manifest"
+_SEAL = "sha256"  # of all other fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +64,21 @@ class Manifest:
     @property
     def num_params(self) -> int:
         """12 pose numbers, then shape and expression coefficients."""
-        return 12 + self.shape_count + self.expression_count
+        return POSE_SIZE + self.shape_count + self.expression_count
 
     def to_json(self) -> str:
-        """As indented JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        """As indented JSON text, with its seal."""
+        return json.dumps({**dataclasses.asdict(self), _SEAL: self._seal()}, indent=1) + "\n"
+
+    def _seal(self) -> str:
+        return sha256(json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":")).encode())
 
     @classmethod
-    def from_json(cls, text: str | bytes, *, name: str) -> Manifest:
-        """Reads a manifest; `name` (of its file) is used in errors.
+    def from_json(cls, text: str | bytes, *, name: str, sealed: bool = False) -> Manifest:
+        """Reads a manifest; `name` (of its file) is used in errors. One that is `sealed` must carry its own SHA-256.
 
         Raises:
-            FileFormatError: no JSON, another format or version, a field missing, unknown or of another type.
+            FileFormatError: no JSON, another format or version, a field missing, unknown, edited or of another type.
         """
         try:
             values = json.loads(text)
@@ -82,9 +91,15 @@ class Manifest:
                 f"{name}: expected manifest version {VERSION}, got {values.get('version')!r}; "
                 "build the engine again with this version of the package"
             )
+        seal = values.pop(_SEAL, None)
         manifest: Manifest = _build(cls, values, name)
         if manifest.input_size < 1 or manifest.shape_count < 0 or manifest.expression_count < 0:
             raise FileFormatError(f"{name}: input size or coefficient counts make no sense; build the engine again")
+        if (seal is not None or sealed) and seal != manifest._seal():
+            raise FileFormatError(
+                f"{name}: expected a manifest of sha256 {seal or '(none is given)'}, got {manifest._seal()}; it was "
+                "edited or is from an older version: fetch or build it and the engine again"
+            )
         return manifest
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ class Reconstructor(Closing):
         """Loads the engine and the face model.
 
         Args:
-            engine: a `.onnx` or `.engine` file, or a loaded engine; default: the bundled `edge` network.
+            engine: a `.onnx` or `.engine` file, or a loaded engine, which its owner closes; default: the bundled `edge`
+                network.
             face_model: a face-model file or a loaded one; default: the bundled one.
             detector: finds faces when no boxes are given; default: the bundled BlazeFace, loaded on first use.
             threads: of ONNX Runtime, inside one operator; default: the cores this process may use, at most four.
@@ -68,18 +70,19 @@ class Reconstructor(Closing):
         """
         self.face_model = face_model if isinstance(face_model, FaceModel) else load_face_model(face_model)
         self._detector = detector
+        self._owned = contextlib.ExitStack()  # what was opened here, and is closed with it
         if engine is None:
             bundled = resources.files("runtime") / "assets" / "edge.onnx"
             with resources.as_file(bundled) as path:
-                self.engine = load_engine(path, threads=threads)
+                self.engine = self._owned.enter_context(load_engine(path, threads=threads))
         elif isinstance(engine, str | os.PathLike):
-            self.engine = load_engine(engine, threads=threads, stream=stream)
+            self.engine = self._owned.enter_context(load_engine(engine, threads=threads, stream=stream))
         else:
             self.engine = engine
         manifest = self.engine.manifest
         if manifest.face_model_sha256 != self.face_model.sha256:
             expected, got = f"{manifest.face_model_sha256[:12]}…", f"{self.face_model.sha256[:12]}…"
-            self.engine.close()
+            self.close()
             raise MismatchError(
                 f"engine: built for face model '{manifest.face_model}' ({expected}), "
                 f"got '{self.face_model.name}' ({got}); "
@@ -181,8 +184,8 @@ class Reconstructor(Closing):
         ]
 
     def close(self) -> None:
-        """Frees the engine."""
-        self.engine.close()
+        """Frees the engine, if it was loaded here: one that was handed over is its owner's to close."""
+        self._owned.close()
 
 
 def _rows(boxes: Any) -> list[Any]:

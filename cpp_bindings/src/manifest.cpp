@@ -222,7 +222,8 @@ Manifest parse_manifest(const std::uint8_t* data, std::size_t size, const std::s
   const Fields fields(json, name,
                       {"format", "version", "input_size", "shape_count", "expression_count", "face_model",
                        "face_model_sha256", "precision", "builder", "builder_version", "compute_capabilities",
-                       "batch_range", "checkpoint_sha256", "onnx_sha256", "plan_sha256", "parity", "figures"});
+                       "batch_range", "checkpoint_sha256", "onnx_sha256", "plan_sha256", "parity", "figures",
+                       "sha256"});
   Manifest manifest;
   manifest.input_size = static_cast<int>(fields.integer("input_size", 1, 16384));
   manifest.shape_count = static_cast<int>(fields.integer("shape_count", 0, 100000));

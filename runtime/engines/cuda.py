@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,16 @@ from numpy.typing import NDArray
 from runtime.errors import EngineUnavailableError, InvalidInputError
 
 LEGACY_STREAM = 1  # CUDA's handle of the legacy default stream, where a plain 0 would be ambiguous
+
+
+def has_driver() -> bool:
+    """Whether CUDA's driver library is where the loader finds it, `LD_LIBRARY_PATH` included. Nothing is started."""
+    names = ("nvcuda.dll",) if sys.platform == "win32" else ("libcuda.so.1", "libcuda.so")
+    for name in names:
+        with contextlib.suppress(OSError):
+            ctypes.CDLL(name)
+            return True
+    return False
 
 
 class Cuda:

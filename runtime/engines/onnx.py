@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,9 @@ from numpy.typing import NDArray
 
 from runtime.cores import usable_cores
 from runtime.engines.base import Closing, check_crops
+from runtime.engines.cuda import has_driver
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
-from runtime.manifest import ONNX_KEY, Manifest
+from runtime.manifest import INPUT, ONNX_KEY, OUTPUT, Manifest
 
 CUDA_PROVIDER = "CUDAExecutionProvider"
 _MOST_THREADS = 4
@@ -52,7 +52,7 @@ class OnnxEngine(Closing):
     def _check_graph(self, file: Path) -> None:
         size, params = self.manifest.input_size, self.manifest.num_params
         graph = [(x.name, x.type, x.shape[1:]) for x in (*self._session.get_inputs(), *self._session.get_outputs())]
-        expected = [("crops", "tensor(uint8)", [size, size, 3]), ("params", "tensor(float)", [params])]
+        expected = [(INPUT, "tensor(uint8)", [size, size, 3]), (OUTPUT, "tensor(float)", [params])]
         if graph != expected:
             raise FileFormatError(f"{file}: expected the graph's face {expected}, got {graph}; export it again")
 
@@ -63,7 +63,7 @@ class OnnxEngine(Closing):
         check_crops(crops, self.manifest.input_size)
         if not len(crops):
             return np.empty((0, self.manifest.num_params), dtype=np.float32)
-        return np.asarray(self._session.run(None, {"crops": crops})[0], dtype=np.float32)
+        return np.asarray(self._session.run([OUTPUT], {INPUT: crops})[0], dtype=np.float32)
 
     def close(self) -> None:
         """Frees the session."""
@@ -80,12 +80,9 @@ def create_session(
         FileFormatError: the data are no ONNX model that it can load.
     """
     try:
-        import onnxruntime
-    except ImportError:
-        raise EngineUnavailableError(
-            f"{name}: running an .onnx file needs ONNX Runtime, which is not installed; "
-            "run: pip install 'cln[cpu]' (or 'cln[gpu]' on a machine with an NVIDIA GPU)"
-        ) from None
+        onnxruntime = import_onnxruntime()
+    except EngineUnavailableError as error:
+        raise EngineUnavailableError(f"{name}: {error}") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = default_threads() if threads is None else threads
@@ -103,6 +100,27 @@ def create_session(
         ) from None
 
 
+def import_onnxruntime() -> Any:
+    """The module `onnxruntime`, its telemetry switched off.
+
+    From 1.29 on it sends figures of each session to its maker, and keeps a device id and a store for them in the home
+    folder, unless the environment variable ORT_DISABLE_TELEMETRY is set before it is loaded. Who has set the variable,
+    to whatever value, or has imported the module before, has decided that already.
+
+    Raises:
+        EngineUnavailableError: it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError:
+        raise EngineUnavailableError(
+            "running an .onnx file needs ONNX Runtime, which is not installed; "
+            "run: pip install 'cln[cpu]' (or 'cln[gpu]' on a machine with an NVIDIA GPU)"
+        ) from None
+    return onnxruntime
+
+
 def default_threads() -> int:
     """The cores that this process may use, at most four: a small network's layers are too short to be cut finer.
 
@@ -113,5 +131,5 @@ def default_threads() -> int:
 
 def _default_providers(available: Sequence[str]) -> list[str]:
     # Asked for where no driver is, the CUDA provider logs errors and falls back: ask only where it can work.
-    cuda = CUDA_PROVIDER in available and ctypes.util.find_library("cuda") is not None
+    cuda = CUDA_PROVIDER in available and has_driver()
     return [CUDA_PROVIDER, "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]

@@ -16,9 +16,8 @@ from typing import Any
 
 from runtime.errors import EngineUnavailableError, FileFormatError
 from runtime.files import sha256
-from runtime.manifest import Manifest
+from runtime.manifest import INPUT, OUTPUT, Manifest
 
-INPUT, OUTPUT = "crops", "params"
 PACKAGES = {"tensorrt_rtx": "cln[gpu]", "tensorrt": "cln[tensorrt]"}
 NAMES = {"tensorrt_rtx": "TensorRT-RTX", "tensorrt": "TensorRT"}
 _log = logging.getLogger(__name__)
@@ -41,7 +40,7 @@ def read_plan_manifest(file: Path, plan: bytes) -> Manifest:
             f"{file}: expected its manifest {beside.name} beside it, found none; keep the two files together, or build "
             "the engine again with python -m export.build_engine"
         )
-    manifest = Manifest.from_json(beside.read_bytes(), name=str(beside))
+    manifest = Manifest.from_json(beside.read_bytes(), name=str(beside), sealed=True)
     if manifest.builder not in PACKAGES:
         raise FileFormatError(
             f"{beside}: expected a plan of {' or '.join(PACKAGES)}, got one of '{manifest.builder}'; build it again"

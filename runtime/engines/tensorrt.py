@@ -41,9 +41,7 @@ from runtime.engines.base import Closing, check_crops
 from runtime.engines.cuda import Cuda, Staging, stream_handle
 from runtime.engines.cuda_graphs import GraphRecorder
 from runtime.engines.plans import (
-    INPUT,
     NAMES,
-    OUTPUT,
     PlanRefusedError,
     check_compute_capability,
     check_plan_tensors,
@@ -55,6 +53,7 @@ from runtime.engines.plans import (
 from runtime.errors import EngineUnavailableError, InvalidInputError
 from runtime.files import write_atomically
 from runtime.image import as_bgr
+from runtime.manifest import INPUT, OUTPUT
 from runtime.roi import Roi
 
 MOST_BATCH_SIZES = 16  # that contexts and graphs are kept for; the one unused for longest makes room

@@ -44,6 +44,15 @@ def test_the_reference_library_reads_what_we_write_and_the_other_way_round(tmp_p
             assert read.dtype == value.dtype and np.array_equal(read, value)
 
 
+def test_bytes_are_the_same_each_time(tmp_path):
+    """A face model is known by its file's hash; the package itself writes metadata in another order each time."""
+    metadata = {key: key.upper() for key in "hgfedcba"}
+    ours.write(tmp_path / "x", TENSORS, metadata)
+    ours.write(tmp_path / "y", dict(reversed(TENSORS.items())), dict(reversed(metadata.items())))
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+    assert ours.read(tmp_path / "x")[1] == metadata
+
+
 def test_every_truncation_of_a_container_is_refused(tmp_path):
     ours.write(tmp_path / "x", TENSORS, {})
     data = (tmp_path / "x").read_bytes()
@@ -107,6 +116,33 @@ def test_an_edited_manifest_is_refused(edit, message):
     values = json.loads(MANIFEST.to_json()) | edit
     with pytest.raises(FileFormatError, match=message):
         Manifest.from_json(json.dumps(values), name="m")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"precision": "fp16-mixed"},
+        {"face_model_sha256": "2" * 64},
+        {"figures": {"nme": 2.0}},
+        {"parity": []},
+        {"sha256": "0" * 64},
+    ],
+)
+def test_a_manifest_carries_its_own_hash(edit):
+    """Values that would each pass for themselves, put in place of others."""
+    values = json.loads(MANIFEST.to_json()) | edit
+    with pytest.raises(FileFormatError, match="edited or is from an older version"):
+        Manifest.from_json(json.dumps(values), name="m")
+
+
+def test_a_reformatted_manifest_is_the_same_and_one_without_a_hash_is_refused_where_it_must_have_one():
+    values = json.loads(MANIFEST.to_json())
+    values["figures"]["nme"] = 3  # as other tools write 3.0
+    assert Manifest.from_json(json.dumps(values, sort_keys=True), name="m", sealed=True) == MANIFEST
+    del values["sha256"]
+    assert Manifest.from_json(json.dumps(values), name="m") == MANIFEST
+    with pytest.raises(FileFormatError, match=r"\(none is given\)"):
+        Manifest.from_json(json.dumps(values), name="m", sealed=True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[" * 100_000, b"\xff"])

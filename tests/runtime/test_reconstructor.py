@@ -1,3 +1,6 @@
+import dataclasses
+import os
+import subprocess
 import sys
 from itertools import chain
 
@@ -109,6 +112,32 @@ def test_files_that_are_no_engine_are_refused(tmp_path, engine_file):
         load_engine(write_engine(tmp_path / "bare.onnx", None))
     with pytest.raises(FileFormatError, match="graph's face"):
         load_engine(write_engine(tmp_path / "size.onnx", make_manifest(input_size=SIZE * 2)))
+
+
+def test_an_engine_that_was_handed_over_stays_open(engine_file):
+    crops = np.zeros((1, SIZE, SIZE, 3), dtype=np.uint8)
+    with load_engine(engine_file) as engine:
+        with Reconstructor(engine):
+            pass
+        other = dataclasses.replace(load_face_model(), sha256="f" * 64)
+        with pytest.raises(MismatchError):
+            Reconstructor(engine, face_model=other)
+        assert engine(crops).shape == (1, 62)
+    with Reconstructor(engine_file) as reconstruct:
+        own = reconstruct.engine
+    with pytest.raises(InvalidInputError, match="closed"):
+        own(crops)
+
+
+def test_onnx_runtime_leaves_nothing_in_the_home_folder(engine_file, tmp_path):
+    """It would keep a device id and a telemetry store there."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    code = "import sys; from runtime.engines import load_engine; load_engine(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(engine_file)], check=True, env=environment)
+    assert not list(home.rglob("*"))
 
 
 def test_a_closed_engine_says_so(engine_file):

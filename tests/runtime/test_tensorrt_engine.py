@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from runtime import MismatchError, Reconstructor, Roi, load_face_model
-from runtime.engines import fallback, gpu_crop, load_engine, plans, tensorrt
+from runtime.engines import fallback, gpu_crop, load_engine, onnx, plans, tensorrt
 from runtime.engines.cuda import Cuda
 from runtime.engines.onnx import CUDA_PROVIDER, OnnxEngine
 from runtime.engines.plans import PlanRefusedError, check_compute_capability
@@ -65,6 +65,11 @@ def write_plan(folder: Path, **fields) -> Path:
     return path
 
 
+def edit_manifest(plan: Path, old: str, new: str) -> None:
+    beside = Path(f"{plan}.json")
+    beside.write_text(beside.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -72,12 +77,17 @@ def write_plan(folder: Path, **fields) -> Path:
         (lambda plan: plan.write_bytes(PLAN[:-1]), "got 599 bytes"),
         (lambda plan: plan.write_bytes(PLAN[:-1] + b"x"), "truncated, edited"),
         (lambda plan: Path(f"{plan}.json").write_text("{", encoding="utf-8"), "manifest in JSON"),
+        (lambda plan: edit_manifest(plan, "fp16-mixed", "fp32"), "it was edited"),
+        (lambda plan: edit_manifest(plan, "0" * 64, "2" * 64), "it was edited"),
         (lambda plan: write_plan(plan.parent, builder="onnx"), "got one of 'onnx'"),
         (lambda plan: write_plan(plan.parent, batch_range=(1, 0)), "batch range"),
         (lambda plan: write_plan(plan.parent, plan_sha256=None), "sha256 None"),
         (lambda plan: write_plan(plan.parent, compute_capabilities=("8",)), r'such as "8\.9", got \[\'8\'\]'),
     ],
-    ids=["no manifest", "truncated", "edited", "broken manifest", "other builder", "no batch", "no hash", "capability"],
+    ids=[
+        *("no manifest", "truncated", "edited", "broken manifest", "another precision", "another face model"),
+        *("other builder", "no batch", "no hash", "capability"),
+    ],
 )
 def test_files_that_do_not_belong_together(tmp_path, spoil, message):
     path = write_plan(tmp_path)
@@ -348,11 +358,12 @@ def test_without_the_kernel_frames_in_host_memory_are_cut_on_the_cpu(tmp_path, g
 
 @pytest.mark.parametrize("interface", ["cuda array", "dlpack"])
 def test_a_frame_s_own_stream_is_waited_for_on_the_gpu(tmp_path, gpu, frames, interface):
+    if interface == "dlpack":
+        pytest.importorskip("cuda.core")  # before anything is made that a skipped test would leave behind
     frame, rois = frames(), rois_of(2)
     gpu.streams[5] = []
     made = np.zeros_like(frame)
     if interface == "dlpack":
-        pytest.importorskip("cuda.core")
         gpu_fills = lambda stream: gpu.queue(stream, lambda: made.__setitem__(..., frame))  # noqa: E731
         image = DlpackFrame(made, produce=gpu_fills)
     else:
@@ -515,6 +526,26 @@ def test_nothing_worse_takes_a_refused_plan_s_place(tmp_path, gpu, onnx_on_gpu):
     onnx_on_gpu(works=False)  # ONNX Runtime then goes on with the CPU, in silence
     with pytest.raises(PlanRefusedError, match=r"got 7\.5"):
         load_engine(plan)
+
+
+@pytest.mark.parametrize(
+    ("platform", "there", "found"),
+    [
+        ("linux", {"libcuda.so.1"}, True),  # as drivers install it, without the name that ends in .so
+        ("linux", {"nvcuda.dll"}, False),
+        ("win32", {"nvcuda.dll"}, True),
+        ("win32", set(), False),
+    ],
+)
+def test_the_cuda_provider_is_chosen_where_the_loader_finds_the_driver(monkeypatch, platform, there, found):
+    def load(name):
+        if name not in there:
+            raise OSError(f"{name}: no such file")
+
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("ctypes.CDLL", load)
+    providers = onnx._default_providers([CUDA_PROVIDER, "CPUExecutionProvider"])
+    assert providers == ([CUDA_PROVIDER] if found else []) + ["CPUExecutionProvider"]
 
 
 def test_without_onnx_runtime_s_cuda_provider_a_refusal_stays_one(tmp_path, gpu):
