@@ -53,13 +53,22 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: expected an image file, found none; check the path")
-    data = np.frombuffer(file.read_bytes(), dtype=np.uint8)
+    return decode_image(file.read_bytes(), name=str(file))
+
+
+def decode_image(data: bytes, *, name: str) -> NDArray[np.uint8]:
+    """Decodes a file's content (JPEG, PNG, …) as `read_image` does; `name` is used in errors.
+
+    Raises:
+        FileFormatError: OpenCV cannot decode it.
+    """
+    encoded = np.frombuffer(data, dtype=np.uint8)
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
     except cv2.error:  # OpenCV refuses some damaged headers by raising instead of returning None
         image = None
     if image is None:
         raise FileFormatError(
-            f"{file}: expected an image (JPEG, PNG, …), got {data.size} bytes that OpenCV cannot decode"
+            f"{name}: expected an image (JPEG, PNG, …), got {encoded.size} bytes that OpenCV cannot decode"
         )
     return np.asarray(image, dtype=np.uint8)

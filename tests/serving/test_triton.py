@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("onnxruntime")
 
-from export import triton
 from runtime.files import sha256
 from runtime.manifest import Manifest
+from serving import triton
 from tests.runtime.conftest import SIZE, make_manifest, write_engine
 
 PLAN = b"a plan" * 100

@@ -1,4 +1,4 @@
-"""`python -m export.triton X.engine MODELS`: a model repository for NVIDIA's Triton Inference Server.
+"""`python -m serving.triton X.engine MODELS`: a model repository for NVIDIA's Triton Inference Server.
 
     MODELS/NAME/config.pbtxt          input crops uint8 (S, S, 3), output params float32 (62); dynamic batching
     MODELS/NAME/1/model.plan or .onnx the engine, as it is
@@ -122,7 +122,7 @@ def write_repository(path: Path, models: Path, *, name: str | None = None) -> li
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m export.triton", description=(__doc__ or "").split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m serving.triton", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("engine", type=Path, help=".engine (with its .json beside it) or .onnx file")
     parser.add_argument("models", type=Path, help="Triton's model repository")
     parser.add_argument("--name", help="the model's name in Triton (default: the file's, up to the first dot)")
