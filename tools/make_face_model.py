@@ -188,6 +188,7 @@ def write_assets(
         "landmark_vertices": mesh.landmarks.astype(np.int32),
         "mirror": mesh.mirror.astype(np.int32),
         "uv": mesh.uv.astype(np.float32),
+        "base_vertex": np.where(mesh.blend_weight[:, 0] == 1.0, mesh.blend_index[:, 0], -1).astype(np.int32),
         "shape_mirror": shape.signs,
         "expression_mirror": expression.signs,
         "identity_samples": shape.coefficients.astype(np.float16),

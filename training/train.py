@@ -591,6 +591,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     data_help += ", ".join(f"{kind}:DIR" for kind in KINDS_WITH_PARAMS)
     data_help += "; or, with points alone and --init, " + ", ".join(f"{kind}:DIR" for kind in KINDS_WITH_POINTS)
     parser.add_argument("--data", required=True, help=data_help)
+    assets_help = "folder of CC0 assets to render synthetic faces with (default: none; see docs/training.md)"
+    parser.add_argument("--assets", type=Path, help=assets_help)
     parser.add_argument("--out", required=True, type=Path, help="the run's folder")
     init_help = "fine-tune: start with this checkpoint's network, weights and whitening"
     parser.add_argument("--init", type=Path, help=init_help)
@@ -687,8 +689,8 @@ def _open_synthetic(
     count, directory = parse_synthetic(options.data)
 
     def opened() -> tuple[SyntheticSamples, SyntheticSamples]:
-        held_out = SyntheticSamples(options.held_out, directory, size=size, seed=HELD_OUT_SEED)
-        return SyntheticSamples(count, directory, size=size), held_out
+        held_out = SyntheticSamples(options.held_out, directory, size=size, seed=HELD_OUT_SEED, assets=options.assets)
+        return SyntheticSamples(count, directory, size=size, assets=options.assets), held_out
 
     if team.local_rank == 0:
         for part in opened():

@@ -4,11 +4,11 @@ A sample is an image uint8 (W, W, 3), BGR, wider than the crop the network takes
 middle, W / 1.25 pixels), with params float32 (62,) in the image's pixel frame. Rendering is slow and reading is not, so
 `SyntheticSamples` renders each sample once into sparse files that grow with the highest index asked for:
 
-    DIRECTORY/NAME/images.u8   (N, W, W, 3)      NAME = generator's version, seed, size
+    DIRECTORY/NAME/images.u8   (N, W, W, 3)      NAME = generator's version (code, head, assets), seed, size
     DIRECTORY/NAME/params.f32  (N, 62)
     DIRECTORY/NAME/done.u8     (N,)              1 once a sample is whole: an interrupted filling goes on from there
 
-`python -m training.data.samples synthetic:N[:DIRECTORY]` fills the cache ahead of a training run.
+`python -m training.data.samples synthetic:N[:DIRECTORY] [--assets DIR]` fills the cache ahead of a training run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,19 +64,25 @@ class Factory(Protocol):
         """An object with `image` and `params`."""
 
 
-def face_factory(size: int, seed: int) -> Factory:
+def face_factory(size: int, seed: int, assets: Path | None = None) -> Factory:
     """The synthetic faces' renderer (a function of a module, so that worker processes can be given it)."""
     from training.synthetic.factory import FaceFactory
 
-    return FaceFactory(size=size, seed=seed)
+    return FaceFactory(size=size, seed=seed, assets=assets)
 
 
-def factory_version() -> str:
-    """Names what the renderer makes, by code and head: another version's images are not mixed with these."""
+def factory_version(assets: Path | None = None) -> str:
+    """Names what the renderer makes, by code, head and assets: another version's images are not mixed with these.
+
+    Raises:
+        FileFormatError: `assets` is no folder of assets.
+    """
     from training.synthetic.factory import FACTORY_VERSION
     from training.synthetic.head import HEAD_PATH
+    from training.synthetic.library import assets_digest
 
-    return f"v{FACTORY_VERSION}-head{sha256(HEAD_PATH.read_bytes())[:8]}"
+    name = f"v{FACTORY_VERSION}-head{sha256(HEAD_PATH.read_bytes())[:8]}"
+    return name if assets is None else f"{name}-assets{assets_digest(assets)}"
 
 
 class SyntheticSamples:
@@ -88,8 +95,9 @@ class SyntheticSamples:
         *,
         size: int = 160,
         seed: int = 0,
+        assets: Path | None = None,
         version: str | None = None,
-        make_factory: Callable[[int, int], Factory] = face_factory,
+        make_factory: Callable[[int, int], Factory] | None = None,
     ) -> None:
         """Open or make the cache's files.
 
@@ -98,15 +106,16 @@ class SyntheticSamples:
             directory: Where caches lie; each generator, seed and size has its own folder there.
             size: Side of the images.
             seed: The generator's.
+            assets: A folder of CC0 assets that the faces are rendered with (`training.synthetic.library`).
             version: The generator's; the default asks it.
-            make_factory: Makes the generator of a size and a seed, in a worker process too.
+            make_factory: Makes the generator of a size and a seed, in a worker process too; the default is the faces'.
         """
         if count < 1:
             raise InvalidInputError(f"Expected at least one sample, got {count}.")
         self.size, self.seed = size, seed
         self._count = count
-        self._make_factory = make_factory
-        name = f"{version or factory_version()}-seed{seed}-{size}px"
+        self._make_factory = make_factory or partial(face_factory, assets=assets)
+        name = f"{version or factory_version(assets)}-seed{seed}-{size}px"
         self.folder = Path(directory) / name
         self.folder.mkdir(parents=True, exist_ok=True)
         self._images, self._params, self._done = open_cache(self.folder, count, size)
@@ -247,6 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Fill a cache from the command line; 0, 2 after an error's one line, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m training.data.samples", description="Render synthetic samples.")
     parser.add_argument("data", help="synthetic:N or synthetic:N:DIRECTORY")
+    parser.add_argument("--assets", type=Path, help="folder of CC0 assets to render with (default: none)")
     parser.add_argument("--crop-size", type=int, default=128, help="the network's input size (default: 128)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--held-out", action="store_true", help="render samples that are kept out of training instead")
@@ -256,7 +266,8 @@ def main(arguments: list[str] | None = None) -> int:
     seed = options.seed + (HELD_OUT_SEED if options.held_out else 0)
     try:
         count, directory = parse_synthetic(options.data)
-        samples = SyntheticSamples(count, directory, size=image_size(options.crop_size), seed=seed)
+        size = image_size(options.crop_size)
+        samples = SyntheticSamples(count, directory, size=size, seed=seed, assets=options.assets)
         samples.fill(workers=options.workers)
     except (ClnError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -24,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--start", type=int, default=0, help="index of the first face (default 0)")
     parser.add_argument("--size", type=int, default=160, help="side of a face in pixels (default 160)")
     parser.add_argument("--columns", type=int, default=8, help="faces per row (default 8)")
+    parser.add_argument("--assets", type=Path, help="folder of CC0 skins, hair and HDR environments to render with")
     parser.add_argument("--landmarks", action="store_true", help="draw the label's 68 landmarks")
     options = parser.parse_args(arguments)
     if min(options.count, options.columns, options.size) < 1:
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     cv2.setNumThreads(1)
     try:
-        factory = FaceFactory(size=options.size, seed=options.seed)
+        factory = FaceFactory(size=options.size, seed=options.seed, assets=options.assets)
     except (ClnError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic import shading as s
 from training.synthetic.head import Head
+from training.synthetic.library import AssetLibrary
 from training.synthetic.noise import chance, rgb, uniform
 from training.synthetic.skin_maps import BEARDS, BROWS, FOLDS, LASHES, SKINS, SkinMaps
 
@@ -84,6 +85,39 @@ def random_paint(
         colors=_colors(rng, complexion, hair, made_up=made_up),
         numbers=numbers,
         gaze=np.array([0, 0, 1], np.float32),
+        texture=s.NO_TEXTURE,
+        texture_gain=np.ones(3, np.float32),
+        eye=s.NO_TEXTURE,
+        eye_gain=np.ones((2, 3), np.float32),
+    )
+
+
+def textured(rng: np.random.Generator, paint: s.SkinPaint, library: AssetLibrary) -> s.SkinPaint:
+    """The same face with a skin and eyes of the library, tinted to its tone; painted marks are toned down."""
+    tone = paint.colors[s.C_SKIN]
+    distance = [abs(float(np.log(skin.mean[1] / tone[1]))) for skin in library.skins]
+    nearest = np.argsort(distance, kind="stable")[:8]
+    skin = library.skins[int(rng.choice(nearest))]
+    own = uniform(rng, 0.0, 0.6)  # how much of the photograph's own tone stays
+    gain = np.clip((tone / skin.mean) ** (1 - own), 0.2, 2.5)
+    numbers, colors = paint.numbers.copy(), paint.colors.copy()
+    colors[s.C_SKIN] = np.clip(skin.mean * gain, 0.005, 0.95)
+    numbers[s.DETAIL] *= 0.5
+    numbers[s.REDNESS] *= uniform(rng, 0, 0.5)
+    numbers[s.SPOTS] *= uniform(rng, 0, 0.8)
+    numbers[s.RELIEF] *= 0.7
+    numbers[s.EYE_AREA] *= 0.5
+    numbers[s.LIPS] = uniform(rng, 0.4, 1.0) if chance(rng, 0.25) else 0.0
+    eye = int(rng.integers(len(library.eyes)))
+    white = uniform(rng, 0.6, 1.05) * np.array([uniform(rng, 0.9, 1.05), 1.0, 1.0])
+    return replace(
+        paint,
+        colors=colors,
+        numbers=numbers,
+        texture=skin.texture,
+        texture_gain=gain.astype(np.float32),
+        eye=library.eyes[eye],
+        eye_gain=np.stack([np.clip(colors[s.C_IRIS] / library.irises[eye], 0.1, 6), white]).astype(np.float32),
     )
 
 

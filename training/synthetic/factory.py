@@ -15,11 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic import accessories, shading
-from training.synthetic.appearance import expression_cues, random_complexion, random_gaze, random_paint
+from training.synthetic.appearance import expression_cues, random_complexion, random_gaze, random_paint, textured
 from training.synthetic.backgrounds import Backgrounds
 from training.synthetic.camera import Camera, frame, random_distance, random_rotation
+from training.synthetic.environments import look_into
 from training.synthetic.hair import hair_color, random_hair, strands
 from training.synthetic.head import HEAD_PATH, Head, load_head
+from training.synthetic.library import open_library
 from training.synthetic.lighting import Lights, harmonics, irradiance, random_lights, view_rotation
 from training.synthetic.noise import chance, random_color, stream, uint8, uniform
 from training.synthetic.photograph import develop
@@ -30,7 +32,7 @@ from training.synthetic.skin_maps import SkinMaps
 FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 
-FACTORY_VERSION = 5
+FACTORY_VERSION = 6
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 1.5
@@ -65,26 +67,32 @@ class FaceFactory:
         margin: the landmark-box rule's square is the central 1 / margin of the picture; the rest is for augmentation.
         seed: of everything.
         head_path: the head's file.
+        assets: a folder of CC0 assets (see `library`): skins, eyes, light of photographs; None: all is made of noise.
     """
 
-    def __init__(self, *, size: int = 160, margin: float = 1.25, seed: int = 0, head_path: Path = HEAD_PATH) -> None:
-        """Reads the head; libraries fill as samples ask for them."""
+    def __init__(
+        self, *, size: int = 160, margin: float = 1.25, seed: int = 0, head_path: Path = HEAD_PATH,
+        assets: Path | None = None,
+    ) -> None:  # fmt: skip
+        """Reads the head and all assets; libraries of noise fill as samples ask for them."""
         self.size, self.margin, self.seed = size, margin, seed
         self._head = load_head(head_path)
         self._maps = SkinMaps(self._head, seed)
         self._backgrounds = Backgrounds(seed)
+        self._library = open_library(assets, self._head) if assets is not None else None
 
     def sample(self, index: int, *, rotation: FloatArray | None = None) -> Sample:
         """Picture `index` (any non-negative integer); `rotation` (3, 3) turns its head otherwise, all else the same."""
         rng = stream(self.seed, 0, index)
         subject = self._subject(rng, rotation)
-        lights = random_lights(rng)
+        lights, backdrop = self._surroundings(rng)
         light, cover, skin = self._render(rng, subject, lights)
-        level = float(lights.ambient.mean() + 0.5 * lights.key_color.mean())
-        backdrop = self._backgrounds.sample(rng, self.size)
-        backdrop *= np.float32(
-            max(level, 0.05) * (uniform(rng, 0.4, 1.7) if chance(rng, 0.85) else uniform(rng, 0.02, 0.3))
-        )
+        level = lights.level
+        if backdrop is None:
+            backdrop = self._backgrounds.sample(rng, self.size)
+            backdrop *= np.float32(
+                max(level, 0.05) * (uniform(rng, 0.4, 1.7) if chance(rng, 0.85) else uniform(rng, 0.02, 0.3))
+            )
         picture = light + backdrop * (1 - cover[..., None])
         if chance(rng, 0.16):
             for _ in range(int(rng.integers(1, 3))):
@@ -94,6 +102,13 @@ class FaceFactory:
         face[edge:-edge, edge:-edge] = cover[edge:-edge, edge:-edge] > 0.5
         params = np.concatenate([subject.camera.pose.ravel(), subject.coefficients]).astype(np.float32)
         return Sample(image=develop(rng, picture, face), params=params)
+
+    def _surroundings(self, rng: np.random.Generator) -> tuple[Lights, FloatArray | None]:
+        """Light, and the background that comes with it, if one does."""
+        if self._library is None or chance(rng, 0.35):
+            return random_lights(rng), None
+        lights, seen = look_into(rng, self._library.environment(rng), self.size)
+        return lights, seen if chance(rng, 0.7) else None
 
     def _subject(self, rng: np.random.Generator, given: FloatArray | None) -> _Subject:
         coefficients = _random_coefficients(rng, self._head)
@@ -128,6 +143,8 @@ class FaceFactory:
         sheets += glasses.frame if glasses else []
         smile, raised = expression_cues(head, subject.vertices)
         paint = random_paint(rng, self._maps, complexion, hair_tones, smile=smile, raised=raised)
+        if self._library is not None:
+            paint = textured(rng, paint, self._library)
         paint = replace(paint, gaze=random_gaze(rng, camera.view))
         coefficients = _in_model_frame(lights, camera.rotation)
         scene, masks = _assemble(head, subject, sheets, coefficients)
@@ -245,6 +262,8 @@ def _assemble(
         mask_of=per_triangle(zeros - 1.0, [number.get(id(sheet.mask), -1) for sheet in sheets], np.int32),
         threshold=per_triangle(zeros, [sheet.threshold for sheet in sheets], np.uint8),
         casts_shadow=per_triangle(zeros + 1, [sheet.casts_shadow for sheet in sheets], np.bool_),
+        base_uv=head.base_uv[source],
+        untextured=head.on_base_seam,
     )
     return scene, np.stack(masks) if masks else np.zeros((1, 1, 1), np.uint8)
 

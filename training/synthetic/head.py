@@ -30,6 +30,7 @@ TEXTURE_HEIGHT, TEXTURE_WIDTH = 384, 512
 _TEXTURE_TOP, _TEXTURE_BOTTOM = 150.0, -190.0  # mm: what v = 0 and v = 1 mean
 SHELL_ROWS, SHELL_COLUMNS = 33, 73
 _SHELL_LOWEST, _SHELL_HIGHEST = np.radians(-60.0), np.radians(90.0)
+_BASE_SEAM = 0.05  # of the base texture's side: no triangle of the head is larger
 _CLOSED_LID_GAP = 1.0  # mm between the lids' landmarks in the texture's pose
 
 
@@ -90,6 +91,8 @@ class Head:
     source: IntArray  # (R,)
     triangles: IntArray  # (T, 3) on render vertices
     uv: FloatArray  # (R, 2)
+    base_uv: FloatArray  # (M, 2) texture coordinates of MakeHuman's base mesh, v downwards
+    base_vertex: IntArray  # (M,) number in MakeHuman's base mesh, -1 for points between its vertices
     texture_vertices: FloatArray  # (M, 3) the pose that `uv` was taken in
     lips: FloatArray  # (M,)
     ears: NDArray[np.bool_]  # (M,)
@@ -138,6 +141,11 @@ class Head:
         material = np.array([of_part.get(name, shading.EYE) for name in self.part_names], np.uint8)[self.part]
         cavity = self.inner[self.model_triangles].all(axis=1) & (material == shading.SKIN)
         return np.where(cavity, np.uint8(shading.FLESH), material)
+
+    @cached_property
+    def on_base_seam(self) -> NDArray[np.bool_]:
+        """Triangles (T,) that straddle a seam of the base mesh's texture: they have no texture of their own."""
+        return np.asarray(np.ptp(self.base_uv[self.model_triangles], axis=1).max(axis=1) > _BASE_SEAM)
 
     @cached_property
     def transfer(self) -> lighting.Transfer:
@@ -227,6 +235,8 @@ def load_head(path: Path = HEAD_PATH) -> Head:
         source=source,
         triangles=triangles,
         uv=uv,
+        base_uv=tensors["uv"].astype(np.float32) * np.float32([1, -1]) + np.float32([0, 1]),
+        base_vertex=tensors["base_vertex"],
         texture_vertices=closed,
         lips=tensors["mask_lips"].astype(np.float32) / 255.0,
         ears=ears,

@@ -46,6 +46,12 @@ class Lights:
     shadow_softness: float  # radius in shadow-map pixels
     shadow_strength: float
 
+    @property
+    def level(self) -> float:
+        """About how bright white paper in this light is."""
+        broad = float(self.colors.sum(axis=0).mean()) / (4 * np.pi) if len(self.colors) > 3 else 0.0
+        return float(self.ambient.mean()) + broad + 0.5 * float(self.key_color.mean())
+
 
 def harmonics(directions: FloatArray) -> FloatArray:
     """The nine real spherical harmonics (..., 9) of unit vectors (..., 3)."""

@@ -32,6 +32,8 @@ COLORS = COVERS + 5
 # Entries of SkinPaint.numbers after the maps' weights.
 GLOSS, SHININESS, LIP_GLOSS, IRIS_COSINE, PUPIL_COSINE, EYE_SHADE, SKIN_SHEEN = range(MAPS, MAPS + 7)
 NUMBERS = MAPS + 7
+EYE_REACH = 2.4
+"""Half the side of an eye texture's patch, in iris radii."""
 
 # What the painting passes leave for the lighting pass, per pixel.
 _ALBEDO, _NORMAL, _GLOSS, _SHININESS, _OPEN, _SHEEN, _STRAND, _SURFACE = 0, 3, 6, 7, 8, 9, 10, 11
@@ -53,6 +55,8 @@ class Scene:
     threshold: ByteArray  # (T,)
     one_sided: NDArray[np.bool_]  # (T,) back faces are not drawn
     casts_shadow: NDArray[np.bool_]  # (T,)
+    base_uv: FloatArray  # (R, 2) of the head, the scene's first vertices
+    untextured: NDArray[np.bool_]  # (H,) of the head, the scene's first triangles: no skin texture there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,13 @@ class SkinPaint:
     colors: FloatArray
     numbers: FloatArray
     gaze: FloatArray
+    texture: ByteArray  # (h, w, 3) a skin in the base mesh's texture coordinates; empty: the plain tone
+    texture_gain: FloatArray  # (3,) what the texture's linear colour is multiplied with
+    eye: ByteArray  # (h, w, 3) a patch around an iris, `EYE_REACH` iris radii each way; empty: painted
+    eye_gain: FloatArray  # (2, 3) what the patch's iris and its white are multiplied with
+
+
+NO_TEXTURE = np.zeros((0, 0, 3), np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +104,17 @@ class KeyLight:
     strength: float
 
 
+LINEAR = np.power(np.arange(256, dtype=np.float32) / 255.0, 2.2).astype(np.float32)
+"""Display values 0..255 as linear light."""
+
+
+def _up_and_left(gaze: FloatArray) -> FloatArray:
+    """Two unit vectors (2, 3) across a gaze: towards the subject's left, and up."""
+    left = np.cross([0.0, 1.0, 0.0], gaze)
+    left /= np.linalg.norm(left) + 1e-9
+    return np.stack([left, np.cross(gaze, left)]).astype(np.float32)
+
+
 def shade(
     buffer: GeometryBuffer, scene: Scene, paint: SkinPaint, palette: Palette, key: KeyLight, view: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
@@ -103,11 +125,12 @@ def shade(
     where = (buffer.triangle, buffer.weights, scene.triangles, scene.material)
     _paint_skin(
         *where, scene.normals, scene.frame, scene.uv, paint.maps, paint.boxes[paint.chosen], paint.chosen, paint.colors,
-        paint.numbers, surface,
+        paint.numbers, scene.base_uv, scene.untextured, paint.texture, paint.texture_gain, LINEAR, surface,
     )  # fmt: skip
     _paint_eyes_and_mouth(
-        *where, scene.normals, scene.frame, scene.uv, paint.colors, paint.numbers, paint.gaze, surface
-    )
+        *where, scene.normals, scene.frame, scene.uv, paint.colors, paint.numbers, paint.gaze, _up_and_left(paint.gaze),
+        paint.eye, paint.eye_gain, LINEAR, surface,
+    )  # fmt: skip
     _paint_sheets(
         *where,
         scene.look,
@@ -131,9 +154,11 @@ def shade(
 def _paint_skin(
     index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, normals: FloatArray,
     frames: FloatArray, uvs: FloatArray, maps: ByteArray, boxes: IntArray, chosen: IntArray,
-    colors: FloatArray, numbers: FloatArray, surface: FloatArray,
+    colors: FloatArray, numbers: FloatArray, base_uvs: FloatArray, untextured: NDArray[np.bool_], texture: ByteArray,
+    gain: FloatArray, linear: FloatArray, surface: FloatArray,
 ) -> None:  # fmt: skip
     """Colour, gloss and relief of the skin; every map is sampled bilinearly, u wraps."""
+    high, wide = np.int32(texture.shape[0]), np.int32(texture.shape[1])
     zero, one = np.float32(0.0), np.float32(1.0)
     rows, columns = np.int32(maps.shape[1]), np.int32(maps.shape[2])
     albedo = np.zeros(3, np.float32)
@@ -156,6 +181,23 @@ def _paint_skin(
             y1 = min(max(iy + np.int32(1), np.int32(0)), rows - np.int32(1))
             for k in range(3):
                 albedo[k] = colors[C_SKIN, k]
+            if high > 0 and not untextured[i]:
+                bx = (w0 * base_uvs[a, 0] + w1 * base_uvs[b, 0] + w2 * base_uvs[c, 0]) * np.float32(wide) - np.float32(
+                    0.5
+                )
+                by = (w0 * base_uvs[a, 1] + w1 * base_uvs[b, 1] + w2 * base_uvs[c, 1]) * np.float32(high) - np.float32(
+                    0.5
+                )
+                left, top = np.int32(np.floor(bx)), np.int32(np.floor(by))
+                gx, gy = bx - np.float32(left), by - np.float32(top)
+                left, top = (
+                    min(max(left, np.int32(0)), wide - np.int32(2)),
+                    min(max(top, np.int32(0)), high - np.int32(2)),
+                )
+                for k in range(3):
+                    over = linear[texture[top, left, k]] * (one - gx) + linear[texture[top, left + 1, k]] * gx
+                    under = linear[texture[top + 1, left, k]] * (one - gx) + linear[texture[top + 1, left + 1, k]] * gx
+                    albedo[k] = (over + (under - over) * gy) * gain[k]
             lips, detail, along, down, groove = zero, one, zero, zero, zero
             for row in range(MAPS):
                 if (
@@ -198,9 +240,11 @@ def _paint_skin(
 @njit(cache=True, fastmath=True)
 def _paint_eyes_and_mouth(
     index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, normals: FloatArray,
-    frames: FloatArray, uvs: FloatArray, colors: FloatArray, numbers: FloatArray, gaze: FloatArray, surface: FloatArray,
+    frames: FloatArray, uvs: FloatArray, colors: FloatArray, numbers: FloatArray, gaze: FloatArray, across: FloatArray,
+    patch: ByteArray, patch_gain: FloatArray, linear: FloatArray, surface: FloatArray,
 ) -> None:  # fmt: skip
     """Eyeballs with iris and pupil, teeth with gaps, tongue and mouth cavity."""
+    texels = patch.shape[0]
     zero, one = np.float32(0.0), np.float32(1.0)
     for y in range(index.shape[0]):
         for x in range(index.shape[1]):
@@ -227,12 +271,23 @@ def _paint_eyes_and_mouth(
                 iris = min(max((cosine - rim) / np.float32(0.02) + np.float32(0.6), zero), one)
                 ring = (one - cosine) / (one - rim)
                 bright = np.float32(1.25) - np.float32(0.8) * ring * ring  # dark towards the limbus
+                radius = np.sqrt(max(ring, zero))  # in iris radii
                 lid = one - numbers[EYE_SHADE] * min(max(dy / length * np.float32(1.6) - np.float32(0.05), zero), one)
                 for k in range(3):
                     white = colors[C_SCLERA, k] * (one - veins * (np.float32(0.35) if k == 2 else np.float32(0.9)))
                     pixel[_ALBEDO + k] = (white + (colors[C_IRIS, k] * bright - white) * iris) * lid
                     if cosine > numbers[PUPIL_COSINE]:
                         pixel[_ALBEDO + k] = np.float32(0.006)
+                if texels > 0 and cosine > zero:
+                    px = dx * across[0, 0] + dy * across[0, 1] + dz * across[0, 2]
+                    py = dx * across[1, 0] + dy * across[1, 1] + dz * across[1, 2]
+                    scale = min(radius, np.float32(EYE_REACH - 0.05)) / (np.sqrt(px * px + py * py) + np.float32(1e-6))
+                    half = np.float32(0.5 * texels)
+                    column = np.int32(half * (one + px * scale * np.float32(1 / EYE_REACH)))
+                    row = np.int32(half * (one - py * scale * np.float32(1 / EYE_REACH)))
+                    for k in range(3):
+                        gained = patch_gain[1, k] + (patch_gain[0, k] - patch_gain[1, k]) * iris
+                        pixel[_ALBEDO + k] = linear[patch[row, column, k]] * gained * lid
                 pixel[_GLOSS], pixel[_SHININESS] = np.float32(0.7), np.float32(320.0)
             elif material[i] == TEETH:
                 tooth = abs(w0 * uvs[a, 0] + w1 * uvs[b, 0] + w2 * uvs[c, 0] - np.float32(0.5)) * np.float32(44.0)
