@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.face_model import FaceModel
-from runtime.pose import decompose, rotation_to_euler
+from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
 from runtime.roi import Roi
 
 
@@ -52,6 +52,8 @@ class Face:
     def pose(self) -> Pose:
         """Yaw, pitch and roll in degrees, the rotation, and the scale."""
         scale, rotation, _ = decompose(self.params[:12])
+        if self.roi.angle:  # from the crop's axes to the image's: a turn about the line of sight
+            rotation = euler_to_rotation(0.0, 0.0, self.roi.angle) @ rotation
         yaw, pitch, roll = rotation_to_euler(rotation)
         pixels = scale * self.roi.side / self.crop_size
         return Pose(yaw=yaw, pitch=pitch, roll=roll, rotation=rotation, scale=pixels)

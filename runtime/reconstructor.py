@@ -20,7 +20,7 @@ from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.image import as_bgr
-from runtime.roi import Roi, check_box, crop, to_image
+from runtime.roi import Roi, crop, split_box, to_image
 
 if TYPE_CHECKING:
     from runtime.detection import FaceDetector
@@ -95,7 +95,8 @@ class Reconstructor(Closing):
         Args:
             image: uint8 (H, W, 3) BGR; grey and BGRA are converted. With a `.engine` it may be on the GPU: any object
                 with DLPack's methods or `__cuda_array_interface__` (`runtime.engines.gpu_crop`).
-            boxes: (F, 4) rows of x, y, w, h in image pixels, tight around brows, chin and cheeks; skips detection.
+            boxes: (F, 4) rows of x, y, w, h in image pixels, tight around brows, chin and cheeks, or (F, 5) with an
+                angle (`Roi.from_box`); skips detection.
 
         Raises:
             InvalidInputError: no image, or a box with NaN or without area.
@@ -130,8 +131,8 @@ class Reconstructor(Closing):
             from runtime.detection import roi_from_detection
 
             return [roi_from_detection(d) for d in found], [d.box for d in found], [d.score for d in found]
-        outlines = [check_box(box) for box in _rows(boxes)]
-        return [Roi.from_box(box) for box in outlines], outlines, [1.0] * len(outlines)
+        given = _rows(boxes)
+        return [Roi.from_box(box) for box in given], [split_box(box)[0] for box in given], [1.0] * len(given)
 
     def _on_gpu(self, image: Any, boxes: ArrayLike | None) -> list[Face]:
         """Cuts the faces on the GPU; of a frame that is there already, only detection needs a copy in host memory."""

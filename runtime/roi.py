@@ -1,20 +1,23 @@
 """The square region of a face, the crop that is cut from it, and the exact way back.
 
 Points in images and crops alike use OpenCV's numbering: the centre of the top-left pixel is (0, 0), x right, y down. A
-region of centre c and side d and its crop of S pixels cover the same area: for a point x of the image and u of the crop
+region of centre c, side d and angle a and its crop of S pixels cover the same area: for a point x of the image and u of
+the crop
 
-    x = c + (u - (S - 1) / 2) · d / S        (z scales by d / S)
+    x = c + R(a) · (u - (S - 1) / 2) · d / S,    R(a) = [[cos a, -sin a], [sin a, cos a]]        (z scales by d / S)
+
+so that the region's own x axis is turned by a against the image's, clockwise as seen.
 
 Resampling is bilinear with edge pixels replicated. Where the region is more than twice as large as the crop, the image
 is first averaged over blocks of n × n pixels, n = ⌊d / S⌋, on a grid anchored at the image's top-left corner, so that
-large faces do not alias.
+large faces do not alias; a turned region is sampled from the same upright blocks.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -30,62 +33,102 @@ _LIMIT = 1e9  # pixels: beyond any image, well within what a warp's arithmetic h
 
 @dataclass(frozen=True, kw_only=True)
 class Roi:
-    """A square region of interest in image pixels: centre and side."""
+    """A square region of interest in image pixels: centre, side, and turn in degrees, clockwise as seen."""
 
     center_x: float
     center_y: float
     side: float
+    angle: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (abs(self.center_x) < _LIMIT and abs(self.center_y) < _LIMIT and 0 < self.side < _LIMIT):
+        where = abs(self.center_x) < _LIMIT and abs(self.center_y) < _LIMIT and abs(self.angle) < _LIMIT
+        if not (where and 0 < self.side < _LIMIT):
             raise InvalidInputError(f"region: expected numbers below {_LIMIT:g} and a side above 0, got {self}")
 
     @classmethod
-    def from_landmarks(cls, points: ArrayLike) -> Roi:
-        """Region of landmarks (N, 2 or 3): the bounding box's middle; √2 times its longer side (3DDFA's rule)."""
+    def from_landmarks(cls, points: ArrayLike, *, angle: float = 0.0) -> Roi:
+        """Region of landmarks (N, 2 or 3): the bounding box's middle; √2 times its longer side (3DDFA's rule).
+
+        With an angle, the bounding box is the one whose sides are turned by it, and so is the region.
+        """
         xy = np.asarray(points, dtype=np.float64)
         if xy.ndim != 2 or len(xy) < 2 or xy.shape[1] < 2 or not np.isfinite(xy[:, :2]).all():
             raise InvalidInputError(f"landmarks: expected finite points of shape (N, 2), got shape {xy.shape}")
-        return cls._around(*xy[:, :2].min(axis=0).tolist(), *xy[:, :2].max(axis=0).tolist())
+        if not angle:
+            return cls._around(xy[:, :2].min(axis=0), xy[:, :2].max(axis=0))
+        axes = _rotation(angle)
+        along = xy[:, :2] @ axes
+        low, high = along.min(axis=0), along.max(axis=0)
+        center_x, center_y = (axes @ (low + high) / 2).tolist()
+        return cls(center_x=center_x, center_y=center_y, side=float((high - low).max()) * math.sqrt(2), angle=angle)
 
     @classmethod
     def from_box(cls, box: ArrayLike) -> Roi:
-        """Region of a tight face box (x, y, w, h): brows to chin and cheek to cheek, as landmarks span it.
+        """Region of a tight face box: brows to chin and cheek to cheek, as landmarks span it.
+
+        The box is (x, y, w, h), or (x, y, w, h, angle): the same box turned about its middle, degrees clockwise.
 
         Raises:
-            InvalidInputError: not four finite numbers, or no area.
+            InvalidInputError: not four or five finite numbers, or no area.
         """
-        x, y, w, h = check_box(box)
-        return cls._around(x, y, x + w, y + h)
+        (x, y, w, h), angle = split_box(box)
+        roi = cls._around(np.array((x, y)), np.array((x + w, y + h)))
+        return replace(roi, angle=angle) if angle else roi
 
     @classmethod
-    def _around(cls, left: float, top: float, right: float, bottom: float) -> Roi:
-        longer = max(right - left, bottom - top)
-        return cls(center_x=(left + right) / 2, center_y=(top + bottom) / 2, side=longer * math.sqrt(2))
+    def _around(cls, low: NDArray[np.float64], high: NDArray[np.float64]) -> Roi:
+        center_x, center_y = ((low + high) / 2).tolist()
+        return cls(center_x=center_x, center_y=center_y, side=float((high - low).max()) * math.sqrt(2))
 
     def to_crop(self, points: ArrayLike, size: int) -> NDArray[Any]:
         """Image points (…, 2 or 3) in the frame of this region's crop of `size` pixels."""
         values = np.asarray(points)
-        scale, left, top = self.placement(size)
-        return _like((values - np.array((left, top, 0.0))[: values.shape[-1]]) / scale, values)
+        linear, offset = self._linear(size)
+        back = linear / linear[2, 2] ** 2  # the transpose of the inverse: `linear` is a scaled rotation
+        n = values.shape[-1]
+        return _like((values - offset[:n]) @ back[:n, :n], values)
 
     def to_image(self, points: ArrayLike, size: int) -> NDArray[Any]:
         """The inverse of `to_crop`: crop points (…, 2 or 3) in the image's frame."""
         values = np.asarray(points)
-        scale, left, top = self.placement(size)
-        return _like(values.astype(np.float64) * scale + np.array((left, top, 0.0))[: values.shape[-1]], values)
+        linear, offset = self._linear(size)
+        n = values.shape[-1]
+        return _like(values.astype(np.float64) @ linear[:n, :n].T + offset[:n], values)
 
-    def placement(self, size: int) -> tuple[float, float, float]:
-        """Image pixels per crop pixel, and the image point x, y of crop pixel (0, 0)."""
-        scale = self.side / size
-        reach = (size - 1) / 2 * scale
-        return scale, self.center_x - reach, self.center_y - reach
+    def matrix(self, size: int) -> NDArray[np.float64]:
+        """The affine map (2, 3) from pixels of this region's crop of `size` pixels to the image's."""
+        scale, turn = self.side / size, math.radians(self.angle)
+        c, s, reach = scale * math.cos(turn), scale * math.sin(turn), (size - 1) / 2
+        left, top = self.center_x - (c - s) * reach, self.center_y - (s + c) * reach
+        return np.array(((c, -s, left), (s, c, top)))
+
+    @property
+    def reach(self) -> float:
+        """How far the region goes from its centre, along x and y alike."""
+        turn = math.radians(self.angle)
+        return self.side / 2 * (abs(math.cos(turn)) + abs(math.sin(turn)))
+
+    def _linear(self, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Crop to image for points with z: a scaled rotation (3, 3) and an offset (3,)."""
+        matrix = self.matrix(size)
+        linear = np.zeros((3, 3))
+        linear[:2, :2], linear[2, 2] = matrix[:, :2], self.side / size
+        return linear, np.array((*matrix[:, 2], 0.0))
 
 
 def to_image(points: NDArray[np.float32], rois: Sequence[Roi], size: int) -> NDArray[np.float32]:
     """Points (F, N, 3) of the crops of several regions in the image's frame: `Roi.to_image` for all at once."""
-    placed = np.array([(*roi.placement(size), 0.0) for roi in rois]).reshape(-1, 1, 4)
-    return np.asarray(points * placed[..., :1] + placed[..., 1:], dtype=np.float32)
+    placed = [roi._linear(size) for roi in rois]
+    linear = np.array([linear.T for linear, _ in placed]).reshape(-1, 3, 3)
+    offset = np.array([offset for _, offset in placed]).reshape(-1, 1, 3)
+    return np.asarray(points.astype(np.float64) @ linear + offset, dtype=np.float32)
+
+
+def _rotation(angle: float) -> NDArray[np.float64]:
+    """R (2, 2) of the module's docstring: its columns are the region's axes in the image."""
+    turn = math.radians(angle)
+    c, s = math.cos(turn), math.sin(turn)
+    return np.array(((c, -s), (s, c)))
 
 
 def _like(points: NDArray[Any], given: NDArray[Any]) -> NDArray[Any]:
@@ -106,6 +149,19 @@ def check_box(box: ArrayLike) -> tuple[float, float, float, float]:
     return x, y, w, h
 
 
+def split_box(box: ArrayLike) -> tuple[tuple[float, float, float, float], float]:
+    """(x, y, w, h) and the angle of a box of four or five numbers, checked as `check_box` does."""
+    try:
+        values = list(map(float, box))  # type: ignore[arg-type]  # what can't be iterated is refused below
+    except (TypeError, ValueError, OverflowError):
+        values = []
+    if len(values) != 5:
+        return check_box(box), 0.0
+    if not math.isfinite(values[4]):
+        raise InvalidInputError(f"box: expected a finite angle as the fifth number, got {box!r}")
+    return check_box(values[:4]), values[4]
+
+
 def crop(image: NDArray[np.uint8], rois: Sequence[Roi], size: int) -> NDArray[np.uint8]:
     """Cuts `rois` from `image` into uint8 (B, size, size, 3), BGR.
 
@@ -116,8 +172,8 @@ def crop(image: NDArray[np.uint8], rois: Sequence[Roi], size: int) -> NDArray[np
     if size < 1:
         raise InvalidInputError(f"crop size: expected at least 1 pixel, got {size}")
     if compiled.cln_cpp is not None:
-        regions = np.array([(roi.center_x, roi.center_y, roi.side) for roi in rois], dtype=np.float64)
-        return np.asarray(compiled.cln_cpp.crop(source, regions.reshape(-1, 3), int(size)), dtype=np.uint8)
+        regions = np.array([(roi.center_x, roi.center_y, roi.side, roi.angle) for roi in rois], dtype=np.float64)
+        return np.asarray(compiled.cln_cpp.crop(source, regions.reshape(-1, 4), int(size)), dtype=np.uint8)
     crops = np.empty((len(rois), size, size, 3), dtype=np.uint8)
     for roi, out in zip(rois, crops, strict=True):  # one C call per face, straight into its place in the batch
         _warp(source, roi, out)
@@ -126,21 +182,22 @@ def crop(image: NDArray[np.uint8], rois: Sequence[Roi], size: int) -> NDArray[np
 
 def _warp(image: NDArray[np.uint8], roi: Roi, out: NDArray[np.uint8]) -> None:
     size = len(out)
-    scale, left, top = roi.placement(size)
+    scale, matrix = roi.side / size, roi.matrix(size)
     block = min(math.floor(scale), *image.shape[:2]) if scale > 2 else 1
     if block == 1:
-        _sample(image, scale, left, top, size, out)
+        _sample(image, matrix, size, out)
         return
-    averaged, first_x, first_y = _average(image, roi, block)
-    left, top = (left + 0.5) / block - 0.5 - first_x, (top + 0.5) / block - 0.5 - first_y
+    averaged, *first = _average(image, roi, block)
+    matrix[:, 2] += 0.5
+    matrix /= block
+    matrix[:, 2] -= 0.5 + np.array(first)
     # OpenCV samples four channels in less than half the time that three take, to the same bytes.
     four = cv2.cvtColor(averaged, cv2.COLOR_BGR2BGRA)
-    cv2.cvtColor(_sample(four, scale / block, left, top, size), cv2.COLOR_BGRA2BGR, dst=out)
+    cv2.cvtColor(_sample(four, matrix, size), cv2.COLOR_BGRA2BGR, dst=out)
 
 
-def _sample(image: Any, scale: float, left: float, top: float, size: int, out: Any = None) -> Any:
-    """The image at (left + scale · u, top + scale · v) for each pixel (u, v) of a square of `size`; into `out`."""
-    matrix = np.array(((scale, 0.0, left), (0.0, scale, top)))
+def _sample(image: Any, matrix: NDArray[np.float64], size: int, out: Any = None) -> Any:
+    """The image at `matrix` · (u, v, 1) for each pixel (u, v) of a square of `size`; into `out`."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(image, matrix, (size, size), dst=out, flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
@@ -151,8 +208,8 @@ def _average(image: NDArray[np.uint8], roi: Roi, block: int) -> tuple[NDArray[np
     for center, length in ((roi.center_x, image.shape[1]), (roi.center_y, image.shape[0])):
         blocks = -(-length // block)
         # Two blocks of margin for the bilinear taps; one block must remain even where the region misses the image.
-        first = min(max(math.floor((center - roi.side / 2) / block) - 2, 0), blocks - 1)
-        last = max(min(math.ceil((center + roi.side / 2) / block) + 2, blocks), first + 1)
+        first = min(max(math.floor((center - roi.reach) / block) - 2, 0), blocks - 1)
+        last = max(min(math.ceil((center + roi.reach) / block) + 2, blocks), first + 1)
         spans.append((first, last))
     (x0, x1), (y0, y1) = spans
     part = image[y0 * block : y1 * block, x0 * block : x1 * block]

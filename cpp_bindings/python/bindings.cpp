@@ -18,7 +18,7 @@ namespace {
 using Pixels = nb::ndarray<const std::uint8_t, nb::device::cpu, nb::ro>;
 using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Values = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Rois = nb::ndarray<const double, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
+using Rois = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 [[noreturn]] void refuse(const std::string& message) { throw cln::Error(cln::ErrorCode::invalid_input, message); }
 
@@ -78,6 +78,10 @@ nb::ndarray<nb::numpy, std::uint8_t> crop(const Pixels& image, const Rois& rois,
   if (size < 1) {
     refuse("crop size: expected at least 1 pixel, got " + std::to_string(size));
   }
+  const std::size_t numbers = rois.shape(1);
+  if (numbers != 3 && numbers != 4) {
+    refuse("rois: expected rows of 3 or 4 numbers, got " + std::to_string(numbers));
+  }
   const std::size_t count = rois.shape(0), side = static_cast<std::size_t>(size);
   std::unique_ptr<std::uint8_t[]> out(new std::uint8_t[count * side * side * 3]);
   {
@@ -85,8 +89,8 @@ nb::ndarray<nb::numpy, std::uint8_t> crop(const Pixels& image, const Rois& rois,
     std::vector<std::uint8_t> kept;
     std::vector<cln::Roi> regions;
     for (std::size_t i = 0; i < count; ++i) {
-      const double* row = rois.data() + 3 * i;
-      regions.push_back({row[0], row[1], row[2]});
+      const double* row = rois.data() + numbers * i;
+      regions.push_back({row[0], row[1], row[2], numbers == 4 ? row[3] : 0.0});
     }
     cln::crop(view(image, kept), regions.data(), count, size, out.get());
   }
@@ -175,8 +179,8 @@ void bind_face_model(nb::module_& m) {
 NB_MODULE(_core, m) {
   nb::register_exception_translator(raise);
   m.def("crop", &crop, "image"_a.noconvert(), "rois"_a, "size"_a,
-        "Cuts regions, rows (center_x, center_y, side) of float64 (B, 3), from an image into uint8 (B, size, size, 3), "
-        "BGR.\n\n"
+        "Cuts regions, rows (center_x, center_y, side[, angle]) of float64 (B, 3 or 4), from an image into uint8 "
+        "(B, size, size, 3), BGR.\n\n"
         "Raises ValueError where the image, a region or the size is none.");
   nb::class_<cln::Decoder>(m, "Decoder",
                            "Turns params into points, for rows float32 (1 + modes, points * 3): mean and modes.")

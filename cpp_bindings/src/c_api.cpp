@@ -58,7 +58,7 @@ cln::ImageView view(const cln_image& image) {
   return {image.data, image.width, image.height, image.stride, image.channels};
 }
 
-cln::Box box(const cln_box& b) { return {b.x, b.y, b.width, b.height}; }
+cln::Box box(const cln_box& b) { return {b.x, b.y, b.width, b.height, b.angle}; }
 
 cln_pose pose(const cln::Pose& p) {
   cln_pose result{p.yaw, p.pitch, p.roll, {}, p.scale};
@@ -80,7 +80,7 @@ const char* cln_version(void) { return CLN_VERSION; }
 cln_status cln_roi_from_box(const cln_box* given, cln_roi* roi, cln_error* error) {
   return guard(error, [=] {
     const cln::Roi result = cln::Roi::from_box(box(require(given, "box")));
-    require(roi, "roi") = {result.center_x, result.center_y, result.side};
+    require(roi, "roi") = {result.center_x, result.center_y, result.side, result.angle};
   });
 }
 
@@ -90,7 +90,7 @@ cln_status cln_crop(const cln_image* image, const cln_roi* rois, size_t count, i
     std::vector<cln::Roi> regions;
     for (size_t i = 0; i < count; ++i) {
       const cln_roi& roi = (&require(rois, "rois"))[i];
-      regions.push_back({roi.center_x, roi.center_y, roi.side});
+      regions.push_back({roi.center_x, roi.center_y, roi.side, roi.angle});
     }
     cln::crop(view(require(image, "image")), regions.data(), count, size, count > 0 ? &require(out, "out") : out);
   });

@@ -101,4 +101,17 @@ Pose decompose(const float* matrix) {
   return pose;
 }
 
+Pose turned(const Pose& pose, double angle) {
+  constexpr double radians = 0.017453292519943295;
+  const double c = std::cos(angle * radians), s = std::sin(angle * radians);
+  Pose result = pose;
+  for (std::size_t column = 0; column < 3; ++column) {  // Rz(angle) * R
+    const double x = pose.rotation[column], y = pose.rotation[3 + column];
+    result.rotation[column] = c * x + s * y;
+    result.rotation[3 + column] = c * y - s * x;
+  }
+  set_angles(result);
+  return result;
+}
+
 }  // namespace cln

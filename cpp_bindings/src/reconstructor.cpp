@@ -53,7 +53,7 @@ std::vector<Face> Reconstructor::reconstruct(const ImageView& image, const std::
     face.params.assign(params, params + num_params);
     face.landmarks.resize(points);
     face.roi.to_image(landmarks_.data() + i * points, landmark_count, size, face.landmarks.data());
-    face.pose = decompose(params);
+    face.pose = turned(decompose(params), face.roi.angle);
     face.pose.scale *= face.roi.side / size;
   }
   return faces;

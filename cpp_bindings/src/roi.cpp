@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@ namespace {
 
 constexpr double limit = 1e9;  // pixels: beyond any image, well within what the arithmetic holds
 constexpr int max_size = 32766;
+constexpr double radians = 0.017453292519943295;  // in a degree
 
 // Added to a float below 2^22, this leaves the nearest integer (ties to even, as OpenCV rounds) in the lowest bits.
 constexpr float rounding = 12582912.0F;  // 1.5 * 2^23
@@ -107,16 +109,71 @@ void warp(const ImageView& image, double scale, double left, double top, int siz
   }
 }
 
+/// The affine map from a crop's pixels to an image's: (a, -b; b, a) and an offset.
+struct Placement {
+  double a, b, left, top;
+};
+
+Placement placement(const Roi& roi, int size) {
+  const double scale = roi.side / size, turn = roi.angle * radians, reach = (size - 1) / 2.0;
+  const double a = scale * std::cos(turn), b = scale * std::sin(turn);
+  return {a, b, roi.center_x - (a - b) * reach, roi.center_y - (b + a) * reach};
+}
+
+/// Where a crop pixel's four neighbours lie, in bytes from the image's first, and how far from the first one.
+struct Corner {
+  std::ptrdiff_t above, below;  // of the left neighbours
+  std::int32_t across;          // to the right ones
+  float x, y;
+};
+
+/// As warp, for a turned region.
+void warp_turned(const ImageView& image, const Placement& at, int size, std::uint8_t* out) {
+  const int channels = image.channels;
+  const double last_x = image.width - 1, last_y = image.height - 1;
+  std::vector<Corner> corners(static_cast<std::size_t>(size));
+  for (int v = 0; v < size; ++v) {
+    const double x0 = at.left - at.b * v, y0 = at.top + at.a * v;
+    for (int u = 0; u < size; ++u) {
+      // Beyond the edge, all taps are the edge's: the same as a point on it.
+      const double x = std::clamp(x0 + at.a * u, 0.0, last_x), y = std::clamp(y0 + at.b * u, 0.0, last_y);
+      const int column = static_cast<int>(x), row = static_cast<int>(y);
+      const std::ptrdiff_t above = row * image.stride + std::ptrdiff_t{column} * channels;
+      corners[static_cast<std::size_t>(u)] = {above, row < image.height - 1 ? above + image.stride : above,
+                                              column < image.width - 1 ? channels : 0, static_cast<float>(x - column),
+                                              static_cast<float>(y - row)};
+    }
+    for (const Corner& corner : corners) {
+      const std::uint8_t *above = image.data + corner.above, *below = image.data + corner.below;
+      for (int c = 0; c < 3; ++c) {
+        const int from = channels == 1 ? 0 : c;
+        const auto tap = [from](const std::uint8_t* pixel) { return static_cast<float>(pixel[from]); };
+        const float high = tap(above) + corner.x * (tap(above + corner.across) - tap(above));
+        const float low = tap(below) + corner.x * (tap(below + corner.across) - tap(below));
+        *out++ = round_to_byte(high + corner.y * (low - high));
+      }
+    }
+  }
+}
+
+void warp(const ImageView& image, const Placement& at, int size, std::uint8_t* out) {
+  if (at.b == 0 && at.a > 0) {
+    warp(image, at.a, at.left, at.top, size, out);
+  } else {
+    warp_turned(image, at, size, out);
+  }
+}
+
 /// The blocks that a region needs along one axis: indices first..last - 1.
 struct Span {
   int first, last;
 };
 
-Span blocks_of(double center, double side, int block, int length) {
+Span blocks_of(double center, double reach, int block, int length) {
   const int blocks = (length + block - 1) / block;
   // Two blocks of margin for the bilinear taps; one block must remain even where the region misses the image.
-  const double low = std::floor((center - side / 2) / block) - 2;
-  const double high = std::ceil((center + side / 2) / block) + 2;
+  const double low = std::floor((center - reach) / block) - 2;
+  const double high = std::ceil((center + reach) / block) + 2;
   const int first = static_cast<int>(std::clamp(low, 0.0, static_cast<double>(blocks - 1)));
   const int last = static_cast<int>(std::clamp(high, static_cast<double>(first + 1), static_cast<double>(blocks)));
   return {first, last};
@@ -185,44 +242,49 @@ std::vector<std::uint8_t> average(const ImageView& image, int block, Span xs, Sp
 }
 
 void crop_one(const ImageView& image, const Roi& roi, int size, std::uint8_t* out) {
-  double scale = roi.side / size;
+  const double scale = roi.side / size, turn = roi.angle * radians;
   const int shorter = std::min(image.width, image.height);
   const int block = scale > 2 ? static_cast<int>(std::min(std::floor(scale), static_cast<double>(shorter))) : 1;
-  double left = roi.center_x - (size - 1) / 2.0 * scale;  // image point of crop (0, 0)
-  double top = roi.center_y - (size - 1) / 2.0 * scale;
+  Placement at = placement(roi, size);
   if (block == 1) {
-    warp(image, scale, left, top, size, out);
+    warp(image, at, size, out);
     return;
   }
-  const Span xs = blocks_of(roi.center_x, roi.side, block, image.width);
-  const Span ys = blocks_of(roi.center_y, roi.side, block, image.height);
+  const double reach = roi.side / 2 * (std::abs(std::cos(turn)) + std::abs(std::sin(turn)));
+  const Span xs = blocks_of(roi.center_x, reach, block, image.width);
+  const Span ys = blocks_of(roi.center_y, reach, block, image.height);
   const auto means = average(image, block, xs, ys);
   const int width = xs.last - xs.first, height = ys.last - ys.first;
   const ImageView averaged{means.data(), width, height, static_cast<std::ptrdiff_t>(width) * image.channels,
                            image.channels};
-  left = (left + 0.5) / block - 0.5 - xs.first;
-  top = (top + 0.5) / block - 0.5 - ys.first;
-  warp(averaged, scale / block, left, top, size, out);
+  at = {at.a / block, at.b / block, (at.left + 0.5) / block - 0.5 - xs.first, (at.top + 0.5) / block - 0.5 - ys.first};
+  warp(averaged, at, size, out);
 }
 
 }  // namespace
 
-Roi Roi::from_landmarks(const float* points, std::size_t count) {
-  double low[2] = {limit, limit}, high[2] = {-limit, -limit};
+Roi Roi::from_landmarks(const float* points, std::size_t count, double angle) {
+  const double c = std::cos(angle * radians), s = std::sin(angle * radians);
+  const double axes[2][2] = {{c, s}, {-s, c}};
+  double low[2], high[2];
+  std::fill_n(low, 2, std::numeric_limits<double>::infinity());
+  std::fill_n(high, 2, -std::numeric_limits<double>::infinity());
   bool finite = count >= 2;
   for (std::size_t i = 0; i < count; ++i) {
+    const double x = points[3 * i], y = points[3 * i + 1];
+    finite = finite && std::isfinite(x) && std::isfinite(y);
     for (std::size_t k = 0; k < 2; ++k) {
-      const double value = points[3 * i + k];
-      finite = finite && std::isfinite(value);
-      low[k] = std::min(low[k], value);
-      high[k] = std::max(high[k], value);
+      const double along = axes[k][0] * x + axes[k][1] * y;
+      low[k] = std::min(low[k], along);
+      high[k] = std::max(high[k], along);
     }
   }
   if (!finite) {
     detail::fail(ErrorCode::invalid_input, "landmarks: expected at least two finite points, got others");
   }
-  const Roi roi{(low[0] + high[0]) / 2, (low[1] + high[1]) / 2,
-                std::max(high[0] - low[0], high[1] - low[1]) * std::sqrt(2.0)};
+  const double middle[2] = {(low[0] + high[0]) / 2, (low[1] + high[1]) / 2};
+  const Roi roi{c * middle[0] - s * middle[1], s * middle[0] + c * middle[1],
+                std::max(high[0] - low[0], high[1] - low[1]) * std::sqrt(2.0), angle};
   check_roi(roi);
   return roi;
 }
@@ -234,35 +296,42 @@ Roi Roi::from_box(const Box& box) {
                                                std::to_string(box.width) + " x " + std::to_string(box.height) +
                                                "; drop empty boxes");
   }
-  const Roi roi{box.x + box.width / 2, box.y + box.height / 2, std::max(box.width, box.height) * std::sqrt(2.0)};
+  const Roi roi{box.x + box.width / 2, box.y + box.height / 2, std::max(box.width, box.height) * std::sqrt(2.0),
+                box.angle};
   check_roi(roi);
   return roi;
 }
 
 void Roi::to_crop(const float* points, std::size_t count, int size, float* out) const {
-  const double scale = size / side, offset = (size - 1) / 2.0;
+  const Placement at = placement(*this, size);
+  const double scale = side / size, square = scale * scale;
   for (std::size_t i = 0; i < 3 * count; i += 3) {
-    out[i] = static_cast<float>((points[i] - center_x) * scale + offset);
-    out[i + 1] = static_cast<float>((points[i + 1] - center_y) * scale + offset);
-    out[i + 2] = static_cast<float>(points[i + 2] * scale);
+    const double x = points[i] - at.left, y = points[i + 1] - at.top;
+    out[i] = static_cast<float>((at.a * x + at.b * y) / square);
+    out[i + 1] = static_cast<float>((at.a * y - at.b * x) / square);
+    out[i + 2] = static_cast<float>(points[i + 2] / scale);
   }
 }
 
 void Roi::to_image(const float* points, std::size_t count, int size, float* out) const {
-  const double scale = side / size, offset = (size - 1) / 2.0;
+  const Placement at = placement(*this, size);
+  const double scale = side / size;
   for (std::size_t i = 0; i < 3 * count; i += 3) {
-    out[i] = static_cast<float>((points[i] - offset) * scale + center_x);
-    out[i + 1] = static_cast<float>((points[i + 1] - offset) * scale + center_y);
+    const double u = points[i], v = points[i + 1];
+    out[i] = static_cast<float>(at.a * u - at.b * v + at.left);
+    out[i + 1] = static_cast<float>(at.b * u + at.a * v + at.top);
     out[i + 2] = static_cast<float>(points[i + 2] * scale);
   }
 }
 
 void check_roi(const Roi& roi) {
-  const bool valid = std::abs(roi.center_x) < limit && std::abs(roi.center_y) < limit && roi.side < limit;
+  const bool valid = std::abs(roi.center_x) < limit && std::abs(roi.center_y) < limit && roi.side < limit &&
+                     std::abs(roi.angle) < limit;
   if (!valid || !(roi.side > 0)) {
     detail::fail(ErrorCode::invalid_input, "region: expected numbers below 1e9 and a side above 0, got centre (" +
                                                std::to_string(roi.center_x) + ", " + std::to_string(roi.center_y) +
-                                               ") and side " + std::to_string(roi.side));
+                                               "), side " + std::to_string(roi.side) + " and angle " +
+                                               std::to_string(roi.angle));
   }
 }
 

@@ -10,7 +10,7 @@ TEST_CASE("C API: crop, region, filter") {
   cln_error error;
   const Bytes pixels(8 * 8 * 3, 5);
   const cln_image image{pixels.data(), 8, 8, 24, 3};
-  const cln_box box{1, 1, 4, 4};
+  const cln_box box{1, 1, 4, 4, 0};
   cln_roi roi;
   CHECK(cln_roi_from_box(&box, &roi, &error) == CLN_OK);
   CHECK(roi.center_x == 3);

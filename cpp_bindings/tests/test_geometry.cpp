@@ -51,17 +51,37 @@ TEST_CASE("points go to the crop and back") {
   }
 }
 
+TEST_CASE("a positive angle turns a region and what it shows clockwise") {
+  const Roi roi{50, 40, 20, 90};
+  const std::array<float, 6> points = {19.5, 9.5, 0, 9.5, 19.5, 2};  // right of and below the crop's middle
+  std::array<float, 6> there{}, back{};
+  roi.to_image(points.data(), 2, 20, there.data());
+  const std::array<float, 6> expected = {50, 50, 0, 40, 40, 2};
+  roi.to_crop(there.data(), 2, 20, back.data());
+  for (std::size_t i = 0; i < 6; ++i) {
+    CHECK(there[i] == doctest::Approx(expected[i]));
+    CHECK(back[i] == doctest::Approx(points[i]));
+  }
+  const Roi around = Roi::from_landmarks(there.data(), 2, 90), box = Roi::from_box({40, 20, 20, 40, -30});
+  CHECK(around.center_x == doctest::Approx(45));
+  CHECK(around.angle == 90);
+  CHECK(box.center_y == 40);
+  CHECK(box.angle == -30);
+}
+
 TEST_CASE("a crop shows what to_image says, with the edge replicated") {
   const cln::Image image = ramp();
   // side 64 at 64 pixels: 1:1; 30: enlarged; 100: shrunk without averaging; far corner: replicated edge
   for (const Roi roi :
-       {Roi{80, 60, 64}, Roi{70.25, 50.5, 30}, Roi{80, 60, 100}, Roi{-5, 118, 40}, Roi{900, -900, 50}}) {
+       {Roi{80, 60, 64}, Roi{70.25, 50.5, 30}, Roi{80, 60, 100}, Roi{-5, 118, 40}, Roi{900, -900, 50},
+        Roi{80, 60, 64, 30}, Roi{70, 5, 90, -135}}) {
     const Bytes out = crop(image.view(), roi, 64);
     double worst = 0;
     for (int v = 0; v < 64; ++v) {
       for (int u = 0; u < 64; ++u) {
-        const double x = std::clamp((u - 31.5) * roi.side / 64 + roi.center_x, 0.0, 159.0);
-        const double y = std::clamp((v - 31.5) * roi.side / 64 + roi.center_y, 0.0, 119.0);
+        std::array<float, 3> at = {static_cast<float>(u), static_cast<float>(v), 0};
+        roi.to_image(at.data(), 1, 64, at.data());
+        const double x = std::clamp<double>(at[0], 0, 159), y = std::clamp<double>(at[1], 0, 119);
         const std::uint8_t* pixel = out.data() + (v * 64 + u) * 3;
         worst = std::max({worst, std::abs(pixel[0] - x), std::abs(pixel[1] - 2 * y), std::abs(pixel[2] - (159 - x))});
       }
@@ -182,6 +202,11 @@ TEST_CASE("a pose matrix comes apart into scale, rotation and angles") {
   for (std::size_t i = 0; i < 9; ++i) {
     CHECK(pose.rotation[i] == doctest::Approx(r[i]).epsilon(1e-5));
   }
+  const float straight[12] = {0.7F, 0, 0, 0, 0, -0.7F, 0, 0, 0, 0, 0.7F, 0};
+  const cln::Pose turned = cln::turned(cln::decompose(straight), 25);
+  CHECK(turned.roll == doctest::Approx(25).epsilon(1e-5));
+  CHECK(std::abs(turned.yaw) < 1e-5);
+  CHECK(turned.scale == doctest::Approx(0.7));
 }
 
 TEST_CASE("a pose of no or too little rank still gives a proper rotation") {

@@ -4,8 +4,8 @@
 // the frame is averaged over blocks of n x n pixels, n = floor(side / size), on a grid anchored at the frame's corner;
 // means are rounded to 8 bits, as the CPU keeps them. Then bilinear; edges are replicated.
 //
-// frame: where the frame lies, in memory that a replayed CUDA graph fills anew; regions: centre x, centre y, side;
-// crops: (B, size, size, 3). Grid: (ceil(size / blockDim.x), ceil(size / blockDim.y), B).
+// frame: where the frame lies, in memory that a replayed CUDA graph fills again; regions: centre x, centre y, side,
+// cosine and sine of the angle between the region's x axis and the frame's, clockwise as seen; crops: (B, size, size, 3). Grid: (ceil(size / blockDim.x), ceil(size / blockDim.y), B).
 
 struct Frame {
   const unsigned char* pixels;  // BGR; of its rows, only the parts that the regions need must exist
@@ -26,21 +26,24 @@ __device__ inline float block_mean(const Frame& frame, int block, int x, int y, 
     const unsigned char* row = frame.pixels + clamped(v, frame.height) * frame.row_bytes + channel;
     for (int u = left; u < left + block; ++u) sum += row[3LL * clamped(u, frame.width)];
   }
-  return rintf(static_cast<float>(sum) / (static_cast<float>(block) * block));
+  // As OpenCV rounds: halves up for 2 x 2, to even otherwise.
+  if (block == 2) return static_cast<float>((sum + 2) / 4);
+  return rintf(static_cast<float>(sum) * (1.0F / (static_cast<float>(block) * block)));
 }
 
 extern "C" __global__ void crop(const Frame* given, const double* regions, int size, unsigned char* crops) {
   const int column = blockIdx.x * blockDim.x + threadIdx.x, line = blockIdx.y * blockDim.y + threadIdx.y;
   if (column >= size || line >= size) return;
   const Frame frame = *given;
-  const double* region = regions + 3LL * blockIdx.z;
-  double scale = region[2] / size;
+  const double* region = regions + 5LL * blockIdx.z;
+  const double scale = region[2] / size;
   const int most = frame.height < frame.width ? frame.height : frame.width;
   int block = 1;
   if (scale > 2) block = scale < most ? static_cast<int>(floor(scale)) : most;
   // The crop's pixel in the frame, then in the grid of blocks, whose first centre lies (block - 1) / 2 in.
-  const double x = (region[0] + (column - (size - 1) / 2.0) * scale + 0.5) / block - 0.5;
-  const double y = (region[1] + (line - (size - 1) / 2.0) * scale + 0.5) / block - 0.5;
+  const double u = (column - (size - 1) / 2.0) * scale, v = (line - (size - 1) / 2.0) * scale;
+  const double x = (region[0] + region[3] * u - region[4] * v + 0.5) / block - 0.5;
+  const double y = (region[1] + region[4] * u + region[3] * v + 0.5) / block - 0.5;
   // Far outside, all taps are the edge's; the limits keep the indices within an int.
   const double bounded_x = fmin(fmax(x, -2.0), frame.width + 2.0), bounded_y = fmin(fmax(y, -2.0), frame.height + 2.0);
   const int x0 = static_cast<int>(floor(bounded_x)), y0 = static_cast<int>(floor(bounded_y));

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -29,7 +30,7 @@ _DLPACK_ON_GPU = (2, 13)  # kDLCUDA, kDLCUDAManaged
 _HEADER = np.dtype(
     [("pixels", np.uint64), ("row_bytes", np.int64), ("height", np.int32), ("width", np.int32)]
 )  # crop.cu's struct Frame
-_REGION_BYTES = 24  # centre x, centre y, side
+_REGION_BYTES = 40  # centre x, centre y, side, cosine and sine of the angle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +139,10 @@ def write_job(job: NDArray[np.uint8], frame: DeviceFrame, rois: Sequence[Roi]) -
     """Writes a frame's place and the regions to cut from it into the bytes `job`."""
     origin = frame.address % 2**64  # of a staged part, the frame's corner may lie before all memory
     job[: _HEADER.itemsize].view(_HEADER)[0] = (origin, frame.row_bytes, frame.height, frame.width)
-    regions = job[_HEADER.itemsize : job_bytes(len(rois))].view(np.float64).reshape(-1, 3)
-    regions[:] = [(roi.center_x, roi.center_y, roi.side) for roi in rois]
+    regions = job[_HEADER.itemsize : job_bytes(len(rois))].view(np.float64).reshape(-1, 5)
+    for region, roi in zip(regions, rois, strict=True):
+        turn = math.radians(roi.angle)
+        region[:] = roi.center_x, roi.center_y, roi.side, math.cos(turn), math.sin(turn)
 
 
 def stage_frame(image: NDArray[np.uint8], rois: Sequence[Roi], size: int, staging: Staging, stream: int) -> DeviceFrame:
@@ -162,14 +165,14 @@ def stage_frame(image: NDArray[np.uint8], rois: Sequence[Roi], size: int, stagin
 
 def _span(centers: Sequence[float], rois: Sequence[Roi], size: int, length: int, most: int) -> tuple[int, int]:
     """First pixel and the one after the last that the kernel reads along one axis, for all regions together."""
-    sides = np.array([roi.side for roi in rois])
+    scale = np.array([roi.side for roi in rois]) / size
+    reach = np.array([roi.reach for roi in rois])
     middles = np.asarray(centers)
-    scale = sides / size
     block = np.where(scale > 2, np.minimum(np.floor(scale), most), 1)
     blocks = np.ceil(length / block)
     # A block of margin for rounding, and one for the second tap; one block remains where a region misses the frame.
-    first = np.clip(np.floor((middles - sides / 2) / block) - 1, 0, blocks - 1)
-    last = np.maximum(np.minimum(np.ceil((middles + sides / 2) / block) + 2, blocks), first + 1)
+    first = np.clip(np.floor((middles - reach) / block) - 1, 0, blocks - 1)
+    last = np.maximum(np.minimum(np.ceil((middles + reach) / block) + 2, blocks), first + 1)
     return int((first * block).min()), int(min((last * block).max(), length))
 
 

@@ -22,13 +22,15 @@ def without_binding(monkeypatch):
 
 
 def rows(rois):
-    return np.array([(r.center_x, r.center_y, r.side) for r in rois]).reshape(-1, 3)
+    return np.array([(r.center_x, r.center_y, r.side, r.angle) for r in rois]).reshape(-1, 4)
 
 
 def random_rois(rng, count):
     # From tiny to far larger than the image, inside and outside.
     center, side = rng.uniform(-150, 450, size=(count, 2)), np.exp(rng.uniform(0, 8, size=count))
-    return [Roi(center_x=float(x), center_y=float(y), side=float(s)) for (x, y), s in zip(center, side, strict=True)]
+    angle = np.where(np.arange(count) % 2, rng.uniform(-180, 180, size=count), 0)
+    numbers = np.column_stack([center, side, angle]).tolist()
+    return [Roi(center_x=x, center_y=y, side=s, angle=a) for x, y, s, a in numbers]
 
 
 def make_params(count, seed=0):
@@ -45,6 +47,7 @@ def test_crop_agrees_with_opencv_within_a_grey_level(cln_cpp, without_binding, s
     expected, got = crop(image, rois, size), cln_cpp.crop(image, rows(rois), size)
     assert got.shape == expected.shape and got.dtype == np.uint8
     assert np.abs(got.astype(int) - expected).max() <= 1
+    assert np.array_equal(cln_cpp.crop(image, rows(rois)[::2, :3].copy(), size), got[::2])
 
 
 def test_crop_takes_any_memory_layout(cln_cpp):

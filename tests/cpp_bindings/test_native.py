@@ -52,7 +52,7 @@ int main(int argc, char** argv) {
     FILE* file = fopen(argv[3], "rb");
     if (!pixels || !file || fread(pixels, 3, (size_t)side * side, file) != (size_t)side * side) return 2;
     cln_image image = {pixels, side, side, side * 3, 3};
-    cln_box box = {172, 68.5, 105, 105};
+    cln_box box = {172, 68.5, 105, 105, 0};
     float landmarks[68 * 3];
     if (cln_reconstructor_create(argv[2], model, 1, &reconstructor, &error) != CLN_OK ||
         cln_reconstruct(reconstructor, &image, &box, 1, landmarks, NULL, NULL, NULL, &error) != CLN_OK) {

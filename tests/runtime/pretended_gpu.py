@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.engines.gpu_crop import job_bytes
+
 SUCCESS, OUT_OF_MEMORY, NOT_PERMITTED, INVALID = 0, 2, 800, 1
 DEVICE, HOST, UNREGISTERED = 2, 1, 0
 
@@ -252,8 +254,9 @@ class PretendedGpu:
 
     def launch_crop(self, kernel, job, count, size, crops, stream) -> None:
         def cut():
-            assert self.inside(job, 24 + 24 * count, "device") and self.inside(crops, count * size * size * 3, "device")
-            crop_on_processor(job, job + 24, count, size, crops)
+            assert self.inside(job, job_bytes(count), "device")
+            assert self.inside(crops, count * size * size * 3, "device")
+            crop_on_processor(job, job + job_bytes(0), count, size, crops)
 
         with self.lock:
             self.queue(stream, cut)

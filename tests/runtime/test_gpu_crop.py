@@ -31,13 +31,21 @@ from tests.runtime.pretended_gpu import DlpackFrame, compiler, crop_on_processor
 SIZE = 48
 REGIONS = [
     (100.0, 80.0, 48.0),  # the crop's own scale
+    (100.0, 80.0, 110.7),  # averaged over 2 x 2, whose means round half up
     (99.3, 81.7, 31.9),  # magnified
     (120.4, 60.2, 95.0),  # between one and two
     (90.0, 70.0, 171.3),  # averaged over 3 x 3
     (-3.0, 150.0, 120.0),  # across a corner
     (400.0, -300.0, 60.0),  # outside
     (100.0, 75.0, 20_000.0),  # far larger than the frame
+    (101.3, 79.2, 61.0, 33.0),  # turned
+    (95.3, 85.2, 120.0, -140.0),  # turned and averaged
+    (150.0, 120.0, 330.0, 90.0),  # turned, averaged over 6 x 6, across a corner
 ]
+
+
+def region(x, y, side, angle=0.0):
+    return Roi(center_x=x, center_y=y, side=side, angle=angle)
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
@@ -62,7 +70,7 @@ def kernel():
         pytest.skip("no C++ compiler to run the kernel's arithmetic with")
 
     def run(frame, regions, size):
-        rois = [Roi(center_x=x, center_y=y, side=side) for x, y, side in regions]
+        rois = [region(*values) for values in regions]
         crops = np.zeros((len(rois), size, size, 3), np.uint8)
         job = np.zeros(job_bytes(len(rois)), np.uint8)
         write_job(job, as_it_lies(frame) if isinstance(frame, np.ndarray) else frame, rois)
@@ -81,12 +89,17 @@ def photograph():
     return (waves + np.random.default_rng(0).normal(0, 4, waves.shape)).clip(0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("region", REGIONS)
-def test_the_kernel_computes_what_the_cpu_does(kernel, region):
+def is_rounding(difference):
+    """Whether few pixels differ, by one: a mean of blocks that rounds the other way differs in one of eight."""
+    return np.abs(difference).max() <= 1 and (difference != 0).mean() < 0.02
+
+
+@pytest.mark.parametrize("values", REGIONS)
+def test_the_kernel_computes_what_the_cpu_does(kernel, values):
     frame = photograph()
-    expected = crop(frame, [Roi(center_x=region[0], center_y=region[1], side=region[2])], SIZE)
-    difference = np.abs(kernel(frame, [region], SIZE).astype(int) - expected)
-    assert difference.max() <= 6 and difference.mean() < 0.6  # OpenCV's bilinear weights have five bits
+    expected = crop(frame, [region(*values)], SIZE)
+    difference = kernel(frame, [values], SIZE).astype(int) - expected
+    assert is_rounding(difference)
 
 
 def test_rows_with_a_pitch_and_several_regions(kernel):
@@ -94,8 +107,8 @@ def test_rows_with_a_pitch_and_several_regions(kernel):
     frame = wide[:, :203]
     frame[...] = photograph()
     many = kernel(frame, REGIONS, SIZE)
-    for i, region in enumerate(REGIONS):
-        np.testing.assert_array_equal(many[i], kernel(photograph(), [region], SIZE)[0])
+    for i, values in enumerate(REGIONS):
+        np.testing.assert_array_equal(many[i], kernel(photograph(), [values], SIZE)[0])
 
 
 class HostStaging:
@@ -110,14 +123,19 @@ class HostStaging:
 
 
 _WHERE = st.floats(-120, 250)
+_ANGLE = st.just(0.0) | st.floats(-180, 180)
 
 
-@given(st.lists(st.tuples(_WHERE, _WHERE, st.floats(0.5, 400)), min_size=1, max_size=3))
+@given(
+    st.lists(
+        st.tuples(_WHERE, _WHERE, st.floats(0.5, 400), st.just(0.0) | st.floats(-180, 180)), min_size=1, max_size=3
+    )
+)
 def test_of_a_frame_in_host_memory_all_that_is_read_is_copied(regions):
     if compiler() is None:
         pytest.skip("no C++ compiler to run the kernel's arithmetic with")
     frame, size = np.random.default_rng(2).integers(0, 250, (61, 97, 3), dtype=np.uint8), 8
-    rois = [Roi(center_x=x, center_y=y, side=side) for x, y, side in regions]
+    rois = [region(*values) for values in regions]
     staging, results = HostStaging(), []
     for place in (as_it_lies(frame), stage_frame(frame, rois, size, staging, 7)):
         job, crops = np.zeros(job_bytes(len(rois)), np.uint8), np.zeros((len(rois), size, size, 3), np.uint8)
@@ -275,7 +293,7 @@ def no_gpu() -> str:
 @pytest.mark.parametrize("host", [False, True], ids=["frame on the GPU", "frame in host memory"])
 def test_a_gpu_computes_what_the_cpu_does(host):
     cuda, photo = Cuda(), photograph()
-    rois = [Roi(center_x=x, center_y=y, side=side) for x, y, side in REGIONS]
+    rois = [region(*values) for values in REGIONS]
     kernel = kernel_for("sm_{}{}".format(*cuda.compute_capability()))
     with contextlib.ExitStack() as owner:
         stream = int(cuda.call("cudaStreamCreate"))
@@ -298,4 +316,4 @@ def test_a_gpu_computes_what_the_cpu_does(host):
         cuda.call("cudaStreamSynchronize", stream)
         result = crops.host.reshape(len(rois), SIZE, SIZE, 3).copy()
     difference = np.abs(result.astype(int) - crop(photo, rois, SIZE))
-    assert difference.max() <= 6 and difference.mean() < 0.6
+    assert is_rounding(difference)

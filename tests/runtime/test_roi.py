@@ -9,7 +9,8 @@ from runtime import InvalidInputError, Roi, crop
 from runtime.roi import to_image
 
 coordinates = st.floats(-5000, 5000)
-rois = st.builds(Roi, center_x=coordinates, center_y=coordinates, side=st.floats(1, 4000))
+angles = st.floats(-400, 400)
+rois = st.builds(Roi, center_x=coordinates, center_y=coordinates, side=st.floats(1, 4000), angle=angles)
 
 
 @given(rois, st.integers(1, 512), st.tuples(coordinates, coordinates, coordinates))
@@ -19,12 +20,15 @@ def test_a_point_goes_to_the_crop_and_back(roi, size, point):
 
 
 def test_many_regions_take_their_points_back_at_once():
-    some = [Roi(center_x=900.5, center_y=-3, side=40), Roi(center_x=10, center_y=700, side=900)]
-    points = np.random.default_rng(0).uniform(-10, 130, (2, 5, 3)).astype(np.float32)
+    turned = Roi(center_x=-40, center_y=30, side=64, angle=-70)
+    some = [Roi(center_x=900.5, center_y=-3, side=40), Roi(center_x=10, center_y=700, side=900), turned]
+    points = np.random.default_rng(0).uniform(-10, 130, (3, 5, 3)).astype(np.float32)
     together = to_image(points, some, 120)
     assert together.dtype == np.float32 and to_image(points[:0], [], 120).shape == (0, 5, 3)
     for roi, given_, found in zip(some, points, together, strict=True):
         np.testing.assert_array_equal(found, roi.to_image(given_, 120))
+        if roi.angle:
+            continue
         # the middle of the crop is the region's centre, z is scaled alone
         center = np.array([roi.center_x, roi.center_y, 0])
         np.testing.assert_allclose(found, center + (given_ - [59.5, 59.5, 0]) * roi.side / 120, atol=1e-3)
@@ -45,13 +49,33 @@ def test_four_channels_give_the_bytes_of_three(monkeypatch, scale):
     np.testing.assert_array_equal(through_four, crop(image, regions, 32))
 
 
-@given(st.floats(-200, 300), st.floats(-200, 300), st.floats(4, 300), st.integers(4, 96))
-def test_crop_samples_what_to_image_says(center_x, center_y, side, size):
+def test_a_positive_angle_turns_the_region_clockwise():
+    roi = Roi(center_x=50, center_y=40, side=20, angle=90)
+    # y points down, so clockwise: the crop's right is the image's bottom, its bottom the image's left
+    np.testing.assert_allclose(roi.to_image(np.array([[19.5, 9.5], [9.5, 19.5]]), 20), [[50, 50], [40, 40]], atol=1e-9)
+
+
+@given(rois, st.lists(st.tuples(coordinates, coordinates), min_size=2, max_size=5, unique=True), angles)
+def test_the_region_of_landmarks_turns_with_them(roi, points, angle):
+    upright = np.array(points)
+    if np.ptp(upright, axis=0).max() < 1e-3:
+        return
+    region = Roi.from_landmarks(upright)
+    turned = Roi.from_landmarks(Roi(center_x=0, center_y=0, side=1, angle=angle).to_image(upright, 1), angle=angle)
+    # both see the points at the same places of their crops
+    there = Roi(center_x=0, center_y=0, side=1, angle=angle).to_image(upright, 1)
+    np.testing.assert_allclose(turned.to_crop(there, 100), region.to_crop(upright, 100), atol=1e-3 + 1e-3 / region.side)
+
+
+@given(
+    st.floats(-200, 300), st.floats(-200, 300), st.floats(4, 300), st.integers(4, 96), st.just(0.0) | st.floats(0, 360)
+)
+def test_crop_samples_what_to_image_says(center_x, center_y, side, size, angle):
     # On a ramp, bilinear sampling is exact and block averages shift nothing, so each crop pixel must show the value of
     # the image point that it maps to; outside, edge pixels are replicated.
     y, x = np.mgrid[0:120, 0:160]
     image = np.stack([x, 2 * y, 159 - x], axis=2).astype(np.uint8)
-    roi = Roi(center_x=center_x, center_y=center_y, side=side)
+    roi = Roi(center_x=center_x, center_y=center_y, side=side, angle=angle)
     u, v = np.meshgrid(np.arange(size), np.arange(size))
     points = roi.to_image(np.stack([u, v], axis=2).astype(np.float64), size)
     # Where the region is averaged first, pixels near the border mix blocks with the replicated edge.
@@ -96,6 +120,11 @@ def test_region_of_landmarks_is_the_longer_side_times_root_two():
     assert roi.side == pytest.approx(80 * math.sqrt(2))
 
 
+def test_a_box_with_an_angle_is_turned_about_its_middle():
+    upright, turned = Roi.from_box((10, 20, 40, 80)), Roi.from_box((10, 20, 40, 80, 30))
+    assert upright.angle == 0 and turned == Roi(center_x=30, center_y=60, side=upright.side, angle=30)
+
+
 @pytest.mark.parametrize(
     "image",
     [
@@ -121,7 +150,18 @@ def test_grey_and_bgra_are_converted(channels):
 
 @pytest.mark.parametrize(
     "box",
-    [(1, 2, 3), (0, 0, 0, 5), (0, 0, 5, -1), (0, math.nan, 1, 1), "box", None, (0, 0, math.inf, 1), [[1, 2, 3, 4]]],
+    [
+        (1, 2, 3),
+        (0, 0, 0, 5),
+        (0, 0, 5, -1),
+        (0, math.nan, 1, 1),
+        "box",
+        None,
+        (0, 0, math.inf, 1),
+        [[1, 2, 3, 4]],
+        (0, 0, 1, 1, math.nan),
+        [1] * 6,
+    ],
 )
 def test_what_is_no_box_is_refused(box):
     with pytest.raises(InvalidInputError, match=r"box: expected .*got"):

@@ -50,10 +50,12 @@ typedef struct cln_image {
 
 typedef struct cln_box {
   double x, y, width, height; /* image pixels, tight around brows, chin and cheeks */
+  double angle;               /* degrees: the box is turned about its middle, clockwise as seen */
 } cln_box;
 
 typedef struct cln_roi {
   double center_x, center_y, side; /* image pixels */
+  double angle;                    /* degrees: turn of its x axis against the image's, clockwise as seen */
 } cln_roi;
 
 typedef struct cln_pose {

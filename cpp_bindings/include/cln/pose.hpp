@@ -25,4 +25,8 @@ struct Pose {
 /// the nearest one in the least-squares sense (Kabsch, 1976), the scale the mean of the singular values.
 Pose decompose(const float* matrix);
 
+/// The pose seen in an image whose content is turned by `angle` degrees, clockwise as seen: rotation and angles follow,
+/// scale and translation stay.
+Pose turned(const Pose& pose, double angle);
+
 }  // namespace cln

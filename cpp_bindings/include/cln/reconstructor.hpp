@@ -19,7 +19,7 @@ struct Face {
   int crop_size = 0;
   std::vector<float> params;     ///< (12 + S + E,), crop frame
   std::vector<float> landmarks;  ///< (68, 3) image pixels
-  Pose pose;                     ///< its scale in image pixels per millimetre; its translation in the crop's frame
+  Pose pose;  ///< of the image, scale in its pixels per millimetre; the translation alone is in the crop's frame
 };
 
 /// Reconstructs faces; several go through the network as one batch. One reconstructor belongs to one thread at a time;
