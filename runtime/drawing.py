@@ -1,18 +1,23 @@
-"""Drawing faces over a photo: the 68 landmarks as contours, and the mesh, shaded and half transparent.
+"""Drawing faces over a photo: contours and points of the 68 landmarks, the shaded mesh, pose axes, box, number.
 
-Points are in image pixels as `runtime.roi` defines them. All functions return a new image and leave theirs alone.
+Points are in image pixels as `runtime.roi` defines them. All functions return a new image and leave theirs alone; with
+several of them use `draw_faces`, which copies once. Landmarks that the face itself hides are drawn hollow, the contours
+between them thin and dark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.errors import InvalidInputError, nearest_name
 from runtime.face import Face
 from runtime.image import as_bgr
+from runtime.rasterizer import rasterize, vertex_normals
 
 # iBUG's 68 points: first, last (inclusive), closed
 CONTOURS = (
@@ -26,120 +31,159 @@ CONTOURS = (
     (48, 59, True),  # outer lips
     (60, 67, True),  # inner lips
 )
-_CONTOUR_COLOR = (80, 255, 80)
+_CONTOUR_COLOR, _HIDDEN_COLOR = (80, 255, 80), (60, 140, 60)
 _POINT_COLOR = (40, 40, 255)
+_BOX_COLOR = (255, 190, 60)
+_AXIS_COLORS = ((60, 60, 255), (80, 255, 80), (255, 120, 40))  # x red, y green, z blue
+_AXIS_LENGTH = 60.0  # mm
 _MESH_COLOR = np.array([235, 206, 170], dtype=np.float32)
 _LIGHT = np.array([0.45, -0.5, 0.75], dtype=np.float32)  # crop frame: from the upper right, towards the viewer
 _DOTS_FROM = 250  # pixels of a region's side: on smaller faces dots would hide what they mark
 _SUBPIXEL_BITS = 4
-_FRAGMENTS = 1 << 21  # candidates rasterised at once: bounds the memory to some 100 MB
 # A point drawn with a 16-bit coordinate or more would overflow OpenCV's fixed point; it is far outside any image.
 _FAR = 1 << 16
 
+Image = NDArray[np.uint8]
+Window = tuple[int, int, int, int]  # left, top, right, bottom (past the last pixel)
 
-def draw_landmarks(image: NDArray[np.uint8], faces: Sequence[Face]) -> NDArray[np.uint8]:
-    """Draws each face's 68 landmarks as contours, with dots where the face is large enough for them."""
+
+def draw_faces(image: Image, faces: Sequence[Face], parts: Iterable[str] = ("mesh", "contours")) -> Image:
+    """Draws the named parts of each face, in the order of `DRAWERS`; larger faces over smaller ones.
+
+    Raises:
+        InvalidInputError: a name that is none of `DRAWERS`, with the nearest that is.
+    """
+    wanted = check_parts(parts)
     canvas = as_bgr(image).copy()
-    for face in faces:
-        thickness = max(1, round(face.roi.side / 300))
-        xy = np.clip(face.landmarks[:, :2], -_FAR, _FAR)
-        points = np.round(xy * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-        for first, last, closed in CONTOURS:
-            line = points[first : last + 1].reshape(-1, 1, 2)
-            cv2.polylines(canvas, [line], closed, _CONTOUR_COLOR, thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
-        if face.roi.side < _DOTS_FROM:
-            continue
-        # Dots as polylines of one point each: one call for all of them.
-        cv2.polylines(
-            canvas, list(points.reshape(-1, 1, 2)), True, _POINT_COLOR, 2 * thickness, cv2.LINE_AA, _SUBPIXEL_BITS
-        )
+    order = sorted(range(len(faces)), key=lambda i: faces[i].roi.side)
+    for name in wanted:
+        for i in order:
+            DRAWERS[name](canvas, faces[i], i)
     return canvas
 
 
-def draw_mesh(image: NDArray[np.uint8], faces: Sequence[Face], *, opacity: float = 0.6) -> NDArray[np.uint8]:
+def check_parts(parts: Iterable[str]) -> list[str]:
+    """The names in the order in which they are drawn, or an `InvalidInputError`."""
+    wanted = list(parts)
+    for name in wanted:
+        if name not in DRAWERS:
+            raise InvalidInputError(f"draw: expected names of {', '.join(DRAWERS)}, got {nearest_name(name, DRAWERS)}")
+    return [name for name in DRAWERS if name in wanted]
+
+
+def draw_landmarks(image: Image, faces: Sequence[Face]) -> Image:
+    """Draws each face's 68 landmarks as contours, with dots where the face is large enough for them."""
+    canvas = as_bgr(image).copy()
+    for i, face in enumerate(faces):
+        _contours(canvas, face, i)
+        if face.roi.side >= _DOTS_FROM:
+            _points(canvas, face, i)
+    return canvas
+
+
+def draw_mesh(image: Image, faces: Sequence[Face], *, opacity: float = 0.6) -> Image:
     """Draws each face's mesh, shaded, over the image; nearer surfaces hide farther ones within a face."""
     canvas = as_bgr(image).copy()
     for face in faces:
-        hit, weights = rasterize(face.vertices, face.triangles, canvas.shape[:2])
-        rows, columns = np.nonzero(hit >= 0)
-        corners = face.triangles[hit[rows, columns]]  # (K, 3)
-        normals = vertex_normals(face.vertices, face.triangles)
-        normal = np.einsum("kc,kcd->kd", weights[rows, columns], normals[corners])
-        normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
-        light = _LIGHT / np.linalg.norm(_LIGHT)
-        shade = 0.1 + 0.9 * np.clip(normal @ light, 0, 1)
-        under = canvas[rows, columns].astype(np.float32)
-        mixed = (1 - opacity) * under + opacity * shade[:, None] * _MESH_COLOR
-        canvas[rows, columns] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
+        _shade(canvas, face, opacity)
     return canvas
 
 
-def vertex_normals(vertices: NDArray[np.float32], triangles: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Unit normals (N, 3) of vertices in a y-down frame, pointing out of the surface; area-weighted."""
-    a, b, c = (vertices[triangles[:, k]] for k in range(3))
-    # The y-down frame mirrors the model's, so a counter-clockwise triangle's outward normal is the negated product.
-    area = np.cross(c - a, b - a)
-    sums = [np.bincount(triangles.ravel(), np.repeat(area[:, k], 3), len(vertices)) for k in range(3)]
-    normals = np.stack(sums, axis=1)
-    return np.asarray(normals / (np.linalg.norm(normals, axis=1, keepdims=True) + 1e-12), dtype=np.float32)
+def window(vertices: NDArray[np.float32], shape: tuple[int, ...]) -> Window | None:
+    """The part of an image (H, W, …) that points (N, 2 or more) span; None where they miss it or none is finite."""
+    xy = vertices[:, :2]
+    low, high = xy.min(axis=0), xy.max(axis=0)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return None
+    size = np.array([shape[1], shape[0]])
+    (left, top), (right, bottom) = np.clip(np.floor(low), 0, size), np.clip(np.floor(high) + 1, 0, size)
+    return None if left >= right or top >= bottom else (int(left), int(top), int(right), int(bottom))
 
 
-def rasterize(
-    vertices: NDArray[np.float32], triangles: NDArray[np.int32], shape: tuple[int, int]
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Which triangle each pixel of an image (H, W) shows, with a depth buffer (bigger z is nearer).
-
-    Returns:
-        Triangle numbers int32 (H, W), -1 where there is none, and barycentric weights float32 (H, W, 3).
-    """
-    height, width = shape
-    hit = np.full(height * width, -1, dtype=np.int32)
-    weights = np.zeros((height * width, 3), dtype=np.float32)
-    depth = np.full(height * width, -np.inf, dtype=np.float32)
-    corners = vertices[triangles].astype(np.float64)  # (T, 3, 3)
-    low = np.clip(np.ceil(corners[..., :2].min(axis=1)), 0, [width, height]).astype(np.int64)
-    high = np.clip(np.floor(corners[..., :2].max(axis=1)) + 1, 0, [width, height]).astype(np.int64)
-    extent = np.maximum(high - low, 0)
-    counts = extent[:, 0] * extent[:, 1]  # candidate pixels of each triangle's bounding box
-    last = np.cumsum(counts)
-    start = 0
-    while start < len(triangles):
-        done = last[start - 1] if start else 0
-        stop = max(int(np.searchsorted(last, done + _FRAGMENTS, side="right")), start + 1)
-        part = np.arange(start, stop)
-        pixel, triangle, bary = _fragments(part, counts[part], low, extent, corners, width)
-        z = np.einsum("fc,fc->f", bary, corners[triangle, :, 2]).astype(np.float32)
-        near = z > depth[pixel]
-        order = np.flatnonzero(near)[np.argsort(z[near], kind="stable")]  # the nearest is assigned last, and stays
-        pixel, triangle = pixel[order], triangle[order]
-        depth[pixel], hit[pixel], weights[pixel] = z[order], triangle, bary[order]
-        start = stop
-    return hit.reshape(height, width), weights.reshape(height, width, 3)
+def _shade(canvas: Image, face: Face, opacity: float) -> None:
+    place = window(face.vertices, canvas.shape)
+    if place is None:
+        return
+    left, top, right, bottom = place
+    moved = face.vertices - np.array([left, top, 0], dtype=np.float32)
+    raster = rasterize(moved, face.triangles, (bottom - top, right - left))
+    light = _LIGHT / np.linalg.norm(_LIGHT)
+    shade = 0.1 + 0.9 * np.clip(vertex_normals(moved, face.triangles) @ light, 0, 1)
+    levels = raster.interpolate(255 * shade[:, None])[..., 0].astype(np.uint8)
+    under = canvas[top:bottom, left:right]
+    mixed = cv2.addWeighted(under, 1 - opacity, cv2.applyColorMap(levels, _SHADES), opacity, 0)
+    cv2.copyTo(mixed, raster.mask.view(np.uint8), dst=under)
 
 
-def _fragments(
-    part: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    low: NDArray[np.int64],
-    extent: NDArray[np.int64],
-    corners: NDArray[np.float64],
-    width: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Flat pixel numbers, triangle numbers and barycentric weights (F, 3) of all pixels inside the triangles `part`."""
-    triangle = np.repeat(part, counts)
-    within = np.arange(len(triangle)) - np.repeat(np.cumsum(counts) - counts, counts)
-    x = low[triangle, 0] + within % np.maximum(extent[triangle, 0], 1)
-    y = low[triangle, 1] + within // np.maximum(extent[triangle, 0], 1)
-    a, b, c = (corners[triangle, k, :2] for k in range(3))
-    area = _cross(b - a, c - a)
-    inside = area != 0
-    point = np.stack([x, y], axis=1)
-    w1 = np.divide(_cross(point - a, c - a), area, out=np.zeros_like(area), where=inside)
-    w2 = np.divide(_cross(b - a, point - a), area, out=np.zeros_like(area), where=inside)
-    bary = np.stack([1 - w1 - w2, w1, w2], axis=1)
-    keep = inside & (bary >= -1e-9).all(axis=1)  # rounding must open no gap along a shared edge
-    return (y * width + x)[keep], triangle[keep], bary[keep]
+_SHADES = np.clip(np.arange(256)[:, None, None] / 255 * _MESH_COLOR + 0.5, 0, 255).astype(np.uint8)
 
 
-def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0])
+def _mesh(canvas: Image, face: Face, number: int) -> None:
+    _shade(canvas, face, 0.6)
+
+
+def _contours(canvas: Image, face: Face, number: int) -> None:
+    points, thickness = _fixed(face.landmarks), _thickness(face)
+    lines = points[_SEGMENTS]  # (S, 2, 2)
+    hidden = ~face.visible[_SEGMENTS].all(axis=1)
+    for some, color, width in ((hidden, _HIDDEN_COLOR, 1), (~hidden, _CONTOUR_COLOR, thickness)):
+        cv2.polylines(canvas, list(lines[some]), False, color, width, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+_SEGMENTS = np.array(
+    [(i, i + 1) for first, last, _ in CONTOURS for i in range(first, last)]
+    + [(last, first) for first, last, closed in CONTOURS if closed]
+)
+
+
+def _points(canvas: Image, face: Face, number: int) -> None:
+    points, thickness = _fixed(face.landmarks), _thickness(face)
+    # Dots as polylines of one point each: one call for all of them.
+    seen = list(points[face.visible].reshape(-1, 1, 2))
+    cv2.polylines(canvas, seen, True, _POINT_COLOR, 2 * thickness, cv2.LINE_AA, _SUBPIXEL_BITS)
+    radius = (thickness + 1) << _SUBPIXEL_BITS
+    for x, y in points[~face.visible]:
+        cv2.circle(canvas, (int(x), int(y)), radius, _POINT_COLOR, 1, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def _axes(canvas: Image, face: Face, number: int) -> None:
+    """The model's axes from between the eyes: x (red) to the subject's left, y (green) up, z (blue) out of the face."""
+    origin = face.landmarks[27, :2]
+    ends = origin + face.pose.rotation[:2].T * (1, -1) * face.pose.scale * _AXIS_LENGTH  # (3, 2)
+    start, *tips = _fixed(np.vstack([origin, ends])).tolist()
+    farthest_first = np.argsort(face.pose.rotation[2])
+    for axis in farthest_first:
+        cv2.line(
+            canvas, start, tips[axis], _AXIS_COLORS[axis], _thickness(face) + 1, cv2.LINE_AA, _SUBPIXEL_BITS
+        )  # fmt: skip
+
+
+def _box(canvas: Image, face: Face, number: int) -> None:
+    x, y, w, h = face.box
+    low, high = _fixed(np.array([[x, y], [x + w, y + h]])).tolist()
+    cv2.rectangle(canvas, low, high, _BOX_COLOR, _thickness(face), cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def _id(canvas: Image, face: Face, number: int) -> None:
+    """The face's number in the results, above its box."""
+    scale = max(face.box[2] / 200, 0.4)
+    at = np.clip([face.box[0], face.box[1] - 4 * scale], -_FAR, _FAR).astype(int).tolist()
+    width = max(1, round(scale * 1.5))
+    cv2.putText(canvas, str(number), at, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), width + 2, cv2.LINE_AA)
+    cv2.putText(canvas, str(number), at, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), width, cv2.LINE_AA)
+
+
+def _fixed(points: NDArray[np.floating]) -> NDArray[np.int32]:
+    """x and y (K, 2) in OpenCV's fixed point."""
+    xy = np.clip(np.nan_to_num(points[:, :2], nan=-_FAR), -_FAR, _FAR)
+    return np.asarray(np.round(xy * (1 << _SUBPIXEL_BITS)), dtype=np.int32)
+
+
+def _thickness(face: Face) -> int:
+    return max(1, round(min(face.roi.side, _FAR) / 300))
+
+
+DRAWERS: Mapping[str, Callable[[Image, Face, int], None]] = MappingProxyType(
+    {"mesh": _mesh, "box": _box, "contours": _contours, "points": _points, "axes": _axes, "id": _id}
+)
+"""What `--draw` knows: each paints a face with its number into an image, in place."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class ClnError(Exception):
     """Base of all errors that the library raises on purpose."""
@@ -21,3 +24,9 @@ class MismatchError(ClnError, ValueError):
 
 class EngineUnavailableError(ClnError, RuntimeError):
     """A library or a device that an engine needs is not there."""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """For messages: the name that is unknown, with the nearest of those that are known where one is near."""
+    near = get_close_matches(name.lower(), list(known), n=1)
+    return f"'{name}'; did you mean '{near[0]}'?" if near else f"'{name}'"

@@ -38,10 +38,30 @@ class Face:
     landmarks: NDArray[np.float32]  # (68, 3)
     model: FaceModel
 
+    def __post_init__(self) -> None:
+        for name in ("params", "landmarks"):  # views of arrays that the faces of a batch share
+            object.__setattr__(self, name, _read_only(getattr(self, name)))
+
     @cached_property
     def vertices(self) -> NDArray[np.float32]:
-        """The dense mesh (N, 3), computed when first asked for."""
-        return np.asarray(self.roi.to_image(self.model.vertices(self.params), self.crop_size), dtype=np.float32)
+        """The dense mesh (N, 3), computed when first asked for; read-only."""
+        points = self.roi.to_image(self.model.vertices(self.params), self.crop_size)
+        return _read_only(np.asarray(points, dtype=np.float32))
+
+    @cached_property
+    def visible(self) -> NDArray[np.bool_]:
+        """Which of the 68 landmarks (68,) the face does not hide itself; see `runtime.visibility`."""
+        return _read_only(self._seen(self.landmarks))
+
+    @cached_property
+    def vertex_visibility(self) -> NDArray[np.bool_]:
+        """Which vertices (N,) the face does not hide itself; see `runtime.visibility`."""
+        return _read_only(self._seen(self.vertices))
+
+    def _seen(self, points: NDArray[np.float32]) -> NDArray[np.bool_]:
+        from runtime.visibility import MARGIN, visible_points
+
+        return visible_points(points, self.vertices, self.triangles, margin=MARGIN * self.pose.scale)
 
     @property
     def triangles(self) -> NDArray[np.int32]:
@@ -80,3 +100,9 @@ class Face:
         from runtime.mesh_files import write_ply
 
         write_ply(path, self.vertices, self.triangles)
+
+
+def _read_only(values: NDArray[Any]) -> NDArray[Any]:
+    view = values.view()
+    view.flags.writeable = False
+    return view

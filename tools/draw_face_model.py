@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 from runtime import safetensors
-from runtime.drawing import rasterize, vertex_normals
+
 from runtime.pose import euler_to_rotation
+from runtime.rasterizer import rasterize, vertex_normals
 
 ROOT = Path(__file__).resolve().parent.parent
 TILE, SMALL, OVERSAMPLING = 384, 192, 2
@@ -96,11 +97,10 @@ def render(
     normals = vertex_normals(screen, triangles)
     shade = 0.42 + 0.66 * np.clip(normals @ LIGHT, 0.0, None)
     front = triangles[facing_triangles(screen, triangles)]
-    hit, weights = rasterize(screen, front, (side, side))
-    shown = hit >= 0
-    colour = np.einsum("kc,kcd->kd", weights[shown], (colours * shade[:, None])[front[hit[shown]]])
+    raster = rasterize(screen, front, (side, side))
+    shown = raster.mask
     canvas = np.full((side, side, 3), 255, np.uint8)
-    canvas[shown] = np.clip(colour, 0, 255).round()
+    canvas[shown] = np.clip(raster.interpolate(colours * shade[:, None])[shown], 0, 255).round()
     # No white slit between closed lips: a pixel beside a surface takes its colour.
     canvas[~shown] = cv2.erode(canvas, np.ones((3, 3), np.uint8))[~shown]
     if marks is not None:

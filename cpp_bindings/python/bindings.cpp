@@ -4,6 +4,7 @@
 #include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -132,6 +133,86 @@ void raise(const std::exception_ptr& pointer, void*) {
   }
 }
 
+using Points = nb::ndarray<const float, nb::shape<-1, -1>, nb::c_contig, nb::device::cpu>;
+using Vertices = nb::ndarray<const float, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
+using Triangles = nb::ndarray<const std::int32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<const std::int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void check_corners(const Triangles& triangles, const Vertices& vertices) {
+  const std::int32_t* first = triangles.data();
+  const std::int32_t* last = first + 3 * triangles.shape(0);
+  const auto count = static_cast<std::int64_t>(vertices.shape(0));
+  if (std::any_of(first, last, [count](std::int32_t i) { return i < 0 || i >= count; })) {
+    refuse("triangles: expected numbers of vertices, 0.." + std::to_string(count - 1) + ", got others");
+  }
+}
+
+nb::tuple rasterize(const Vertices& vertices, const Triangles& triangles, int height, int width) {
+  if (height < 1 || width < 1 || height > 32766 || width > 32766) {
+    refuse("raster: expected sides of 1..32766 pixels, got " + std::to_string(width) + " x " + std::to_string(height));
+  }
+  check_corners(triangles, vertices);
+  const std::size_t h = static_cast<std::size_t>(height), w = static_cast<std::size_t>(width);
+  std::unique_ptr<std::int32_t[]> number(new std::int32_t[h * w]);
+  std::unique_ptr<float[]> depth(new float[h * w]);
+  {
+    const nb::gil_scoped_release unlocked;
+    cln::rasterize(vertices.data(), triangles.data(), triangles.shape(0), width, height, number.get(), depth.get());
+  }
+  return nb::make_tuple(own(std::move(number), {h, w}), own(std::move(depth), {h, w}));
+}
+
+nb::ndarray<nb::numpy, float> interpolate(const Vertices& vertices, const Triangles& triangles, const Numbers& number,
+                                          const Points& values) {
+  check_corners(triangles, vertices);
+  const std::size_t h = number.shape(0), w = number.shape(1), channels = values.shape(1);
+  const auto count = static_cast<std::int64_t>(triangles.shape(0));
+  if (values.shape(0) != vertices.shape(0) ||
+      std::any_of(number.data(), number.data() + h * w, [count](std::int32_t i) { return i >= count; })) {
+    refuse("interpolate: expected values of every vertex and numbers of triangles, got others");
+  }
+  std::unique_ptr<float[]> out(new float[h * w * channels]);
+  {
+    const nb::gil_scoped_release unlocked;
+    cln::interpolate(vertices.data(), triangles.data(), number.data(), static_cast<int>(w), static_cast<int>(h),
+                     values.data(), channels, out.get());
+  }
+  return own(std::move(out), {h, w, channels});
+}
+
+void bind_rasterizer(nb::module_& m) {
+  m.def("rasterize", &rasterize, "vertices"_a, "triangles"_a, "height"_a, "width"_a,
+        "Triangle numbers int32 (H, W), -1 for none, and z float32 (H, W), -infinity for none; bigger z is nearer.");
+  m.def("interpolate", &interpolate, "vertices"_a, "triangles"_a, "number"_a, "values"_a,
+        "Values of the vertices (N, C) at each pixel of `number`: float32 (H, W, C), 0 where it is -1.");
+  m.def(
+      "vertex_normals",
+      [](const Vertices& vertices, const Triangles& triangles) {
+        check_corners(triangles, vertices);
+        std::unique_ptr<float[]> out(new float[3 * vertices.shape(0)]);
+        cln::vertex_normals(vertices.data(), vertices.shape(0), triangles.data(), triangles.shape(0), out.get());
+        return own(std::move(out), {vertices.shape(0), 3});
+      },
+      "vertices"_a, "triangles"_a, "Unit normals float32 (N, 3), out of a mesh whose y points down.");
+  m.def(
+      "surface_depth",
+      [](const Points& points, const Vertices& vertices, const Triangles& triangles) {
+        check_corners(triangles, vertices);
+        if (points.shape(1) < 2) {
+          refuse("points: expected float32 of shape (K, 2 or 3), got " + std::to_string(points.shape(1)) + " columns");
+        }
+        std::unique_ptr<float[]> out(new float[points.shape(0)]);
+        {
+          const nb::gil_scoped_release unlocked;
+          cln::surface_depth(points.data(), points.shape(0), points.shape(1), vertices.data(), triangles.data(),
+                             triangles.shape(0), out.get());
+        }
+        return own(std::move(out), {points.shape(0)});
+      },
+      "points"_a, "vertices"_a, "triangles"_a,
+      "The z (K,) of the nearest surface over each point (K, 2 or more), -infinity where there is none.");
+}
+
 void bind_face_model(nb::module_& m) {
   using cln::FaceModel;
   nb::class_<FaceModel>(m, "FaceModel", "A 3DMM with N vertices and T triangles, read from a face-model file.")
@@ -196,6 +277,7 @@ NB_MODULE(_core, m) {
           },
           "params"_a, "threads"_a = 1, "Points (B, points, 3) of params float32 (B, 12 + modes).");
   bind_face_model(m);
+  bind_rasterizer(m);
   nb::class_<cln::OneEuroFilter>(m, "OneEuroFilter", "The One Euro filter (Casiez et al. 2012) of `count` values.")
       .def(
           "__init__",

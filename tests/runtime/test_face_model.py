@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from runtime import FileFormatError, InvalidInputError, load_face_model, safetensors
-from runtime.drawing import vertex_normals
+from runtime.rasterizer import vertex_normals
 from runtime.pose import euler_to_rotation
 
 BUNDLED = resources.files("runtime") / "assets" / "face_model.safetensors"

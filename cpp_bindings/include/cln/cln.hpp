@@ -9,5 +9,6 @@
 #include "cln/mesh_file.hpp"
 #include "cln/one_euro.hpp"
 #include "cln/pose.hpp"
+#include "cln/rasterizer.hpp"
 #include "cln/reconstructor.hpp"
 #include "cln/roi.hpp"

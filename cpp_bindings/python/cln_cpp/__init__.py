@@ -5,6 +5,24 @@ and, as a fourth number, an angle, degrees clockwise; params are float32 (B, 12 
 GIL is released while crops are cut and faces decoded.
 """
 
-from cln_cpp._core import Decoder, FaceModel, OneEuroFilter, crop
+from cln_cpp._core import (
+    Decoder,
+    FaceModel,
+    OneEuroFilter,
+    crop,
+    interpolate,
+    rasterize,
+    surface_depth,
+    vertex_normals,
+)
 
-__all__ = ["Decoder", "FaceModel", "OneEuroFilter", "crop"]
+__all__ = [
+    "Decoder",
+    "FaceModel",
+    "OneEuroFilter",
+    "crop",
+    "interpolate",
+    "rasterize",
+    "surface_depth",
+    "vertex_normals",
+]
