@@ -174,7 +174,7 @@ def _id(canvas: Image, face: Face, number: int) -> None:
 
 
 def _fixed(points: NDArray[np.floating]) -> NDArray[np.int32]:
-    """x and y (K, 2) in OpenCV's fixed point."""
+    """X and y (K, 2) in OpenCV's fixed point."""
     xy = np.clip(np.nan_to_num(points[:, :2], nan=-_FAR), -_FAR, _FAR)
     return np.asarray(np.round(xy * (1 << _SUBPIXEL_BITS)), dtype=np.int32)
 

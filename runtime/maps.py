@@ -8,6 +8,7 @@ and PNCC, -1 in triangle numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -112,14 +113,14 @@ def _depth_scale(face: Face, shape: Shape) -> tuple[float, float]:
 def _compose(
     faces: Face | Sequence[Face],
     shape: Shape,
-    values: Callable[[Face, Raster], NDArray[np.generic]],
+    values: Callable[[Face, Raster], NDArray[Any]],
     empty: float,
     channels: int,
     dtype: type = np.float32,
-) -> NDArray[np.generic]:
+) -> NDArray[Any]:
     several = [faces] if isinstance(faces, Face) else sorted(faces, key=lambda face: face.roi.side)
     height, width = _check_shape(shape, len(several))
-    out = np.full((height, width, channels) if channels else (height, width), empty, dtype=dtype)
+    out: NDArray[Any] = np.full((height, width, channels) if channels else (height, width), empty, dtype=dtype)
     for face in several:
         drawn = raster_of(face, shape)
         if drawn is None:

@@ -58,7 +58,7 @@ class Raster:
         return out.reshape(*self.triangle.shape, given.shape[1])
 
     def _planes(self, values: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Each triangle's values (T, 3, C): at its first corner, and by how much they grow along x and y; the corner."""
+        """Each triangle's values (T, 3, C): at its first corner, how much they grow along x and y; and the corner."""
         first, second, third = (self.vertices[self.triangles[:, k], :2] for k in range(3))
         base, u, v = (values[self.triangles[:, k]] for k in range(3))
         (ax, ay), (bx, by) = (second - first).T[..., None], (third - first).T[..., None]

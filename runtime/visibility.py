@@ -3,10 +3,10 @@
 A point is seen where no part of the mesh lies more than a margin nearer to the camera on its own line of sight. The
 test is made at the very points, not on a grid of pixels. The margin is there because a reconstruction is no scan: where
 the surface turns away from the camera (the jaw's outline, the ridge of the nose in half profile) a landmark lies some
-tenths of a millimetre behind its own surface's edge, and which side of the edge it is on is not known to a millimetre. A
-real fold (a cheek before the far corner of the mouth, the nose before the far eye) is deeper. Against rendered heads
-with the true parameters, 0.1 to 2 mm agree within 0.5 % of the points, and 1 mm best. Hair, hands and glasses are not in
-the mesh: what they hide counts as seen.
+tenths of a millimetre behind its own surface's edge, and which side of the edge it is on is not known to a millimetre.
+A real fold (a cheek before the far corner of the mouth, the nose before the far eye) is deeper. Against rendered heads
+with the true parameters, 0.1 to 2 mm agree within half a per cent of the points, and 1 mm agrees best. Hair, hands and
+glasses are not in the mesh: what they hide counts as seen.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 
 from runtime import safetensors
-
 from runtime.pose import euler_to_rotation
 from runtime.rasterizer import rasterize, vertex_normals
 

@@ -11,6 +11,8 @@ import pytest
 
 from runtime import Roi, compiled, crop, load_face_model
 from runtime.face_model import FaceModel
+from runtime.pose import euler_to_rotation
+from runtime.rasterizer import rasterize, surface_depth, vertex_normals
 from tests.cpp_bindings.conftest import FACE_MODEL
 
 MODEL = load_face_model()
@@ -138,6 +140,45 @@ def test_one_euro_filter(cln_cpp):
     assert values[20:].std() < 0.6 * noise[20:].std()
     smooth.reset()
     assert np.array_equal(smooth.filter(0.0, noise[5]), noise[5])
+
+
+@pytest.mark.parametrize("yaw", [0.0, 35.0, -80.0])
+def test_the_rasteriser_draws_what_numpy_draws(cln_cpp, monkeypatch, yaw):
+    rotation = np.diag([1.0, -1.0, 1.0]) @ euler_to_rotation(yaw, 10, 20)
+    vertices = (MODEL.mean @ rotation.T * 0.9 + [120, 100, 0]).astype(np.float32)  # the chin is below the picture
+    vertices[5], vertices[2000] = np.nan, 1e9
+    answers = []
+    for core in (cln_cpp, None):
+        monkeypatch.setattr(compiled, "cln_cpp", core)
+        raster = rasterize(vertices, MODEL.triangles, (150, 256))
+        normals = vertex_normals(vertices, MODEL.triangles)
+        depth = surface_depth(vertices[:, :2], vertices, MODEL.triangles)
+        answers.append((raster, normals, raster.interpolate(MODEL.mean), depth))
+    (raster, normals, colors, depth), (expected, normals_2, colors_2, depth_2) = answers
+    same = raster.triangle == expected.triangle
+    assert same.mean() > 0.999 and raster.mask.mean() > 0.3
+    assert np.allclose(raster.depth[same], expected.depth[same], atol=0.02)  # slivers seen edge-on are steep
+    assert np.nanmax(np.abs(normals - normals_2)) < 1e-3
+    assert np.median(np.abs(colors - colors_2)[same]) < 1e-4 and np.mean(np.abs(colors - colors_2)[same] < 0.1) > 0.999
+    assert np.array_equal(np.isfinite(depth), np.isfinite(depth_2)) and np.isfinite(depth).mean() > 0.9
+    assert np.allclose(depth, depth_2, rtol=1e-4, atol=1e-3)
+
+
+def test_the_rasteriser_refuses_what_it_cannot_draw(cln_cpp):
+    vertices, triangles = np.zeros((3, 3), dtype=np.float32), np.array([[0, 1, 2]], dtype=np.int32)
+    number = np.full((2, 2), -1, dtype=np.int32)
+    for call, message in (
+        (lambda: cln_cpp.rasterize(vertices, triangles + 1, 4, 4), "triangles: expected"),
+        (lambda: cln_cpp.rasterize(vertices, triangles - 1, 4, 4), "triangles: expected"),
+        (lambda: cln_cpp.rasterize(vertices, triangles, 0, 4), "raster: expected"),
+        (lambda: cln_cpp.rasterize(vertices, triangles, 4, 40000), "raster: expected"),
+        (lambda: cln_cpp.interpolate(vertices, triangles, number, vertices[:2]), "interpolate: expected"),
+        (lambda: cln_cpp.interpolate(vertices, triangles, number + 2, vertices), "interpolate: expected"),
+        (lambda: cln_cpp.vertex_normals(vertices, triangles + 1), "triangles: expected"),
+        (lambda: cln_cpp.surface_depth(vertices[:, :1].copy(), vertices, triangles), "points: expected"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_what_is_wrong_is_refused_with_a_message(cln_cpp, tmp_path):

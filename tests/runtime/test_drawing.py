@@ -20,7 +20,9 @@ def test_hidden_landmarks_are_hollow():
     canvas = draw_faces(np.zeros((600, 600, 3), np.uint8), [face], ["points"])
     x, y = np.round(face.landmarks[:, :2]).astype(int).T
     filled = canvas[y, x, 2] > 100
-    apart = [i for i in range(68) if np.sort(np.linalg.norm(face.landmarks[:, :2] - face.landmarks[i, :2], axis=1))[1] > 9]
+    apart = [
+        i for i in range(68) if np.sort(np.linalg.norm(face.landmarks[:, :2] - face.landmarks[i, :2], axis=1))[1] > 9
+    ]
     assert len(apart) > 20 and 0 < face.visible[apart].sum() < len(apart)
     assert np.array_equal(filled[apart], face.visible[apart])
 

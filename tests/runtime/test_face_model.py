@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from runtime import FileFormatError, InvalidInputError, load_face_model, safetensors
-from runtime.rasterizer import vertex_normals
 from runtime.pose import euler_to_rotation
+from runtime.rasterizer import vertex_normals
 
 BUNDLED = resources.files("runtime") / "assets" / "face_model.safetensors"
 MODEL = load_face_model()
