@@ -23,6 +23,9 @@ ByteArray = NDArray[np.uint8]
 
 LOOK_CLOTH, LOOK_FRAME, LOOK_HAT, LOOK_SCARF = 1, 2, 3, 4
 LOOKS = 5
+LOOK_CARDS, LOOK_BROWS, LOOK_LASHES, LOOK_TEETH, LOOK_TONGUE, LOOK_FELT = range(LOOKS, LOOKS + 6)
+"""Looks of meshes with a texture of their own, after those with patterns."""
+TEXTURED_LOOKS = 6
 _RIM_POINTS = 36
 
 

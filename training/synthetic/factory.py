@@ -18,10 +18,12 @@ from training.synthetic import accessories, shading
 from training.synthetic.appearance import expression_cues, random_complexion, random_gaze, random_paint, textured
 from training.synthetic.backgrounds import Backgrounds
 from training.synthetic.camera import Camera, frame, random_distance, random_rotation
+from training.synthetic.dressing import Dressed, dress
 from training.synthetic.environments import look_into
+from training.synthetic.fitted import GREY_LEVEL
 from training.synthetic.hair import hair_color, random_hair, strands
 from training.synthetic.head import HEAD_PATH, Head, load_head
-from training.synthetic.library import open_library
+from training.synthetic.library import AssetLibrary, open_library
 from training.synthetic.lighting import Lights, harmonics, irradiance, random_lights, view_rotation
 from training.synthetic.noise import chance, random_color, stream, uint8, uniform
 from training.synthetic.photograph import develop
@@ -31,8 +33,9 @@ from training.synthetic.skin_maps import SkinMaps
 
 FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
+IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 6
+FACTORY_VERSION = 7
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 1.5
@@ -79,7 +82,12 @@ class FaceFactory:
         self._head = load_head(head_path)
         self._maps = SkinMaps(self._head, seed)
         self._backgrounds = Backgrounds(seed)
-        self._library = open_library(assets, self._head) if assets is not None else None
+        self._library: AssetLibrary | None = None
+        self._atlas = shading.NO_TEXELS, shading.NO_TABLE
+        if assets is not None:
+            self._library = open_library(assets, self._head)
+            self._atlas = self._library.texels, self._library.table
+            self._head = self._head.without("teeth", "tongue")  # the library has its own
 
     def sample(self, index: int, *, rotation: FloatArray | None = None) -> Sample:
         """Picture `index` (any non-negative integer); `rotation` (3, 3) turns its head otherwise, all else the same."""
@@ -135,7 +143,12 @@ class FaceFactory:
         hatted, bespectacled = chance(rng, 0.13), chance(rng, 0.2)
         worn = accessories.hat(rng, head, carried) if hatted else []
         veiled = any(sheet.look == accessories.LOOK_SCARF for sheet in worn)
-        sheets = [] if veiled else random_hair(rng, head, carried, -camera.rotation[1], flat=hatted)
+        dressed = (
+            Dressed() if self._library is None else dress(rng, self._library, head, subject.vertices, hatted=hatted)
+        )
+        sheets = dressed.sheets
+        if not veiled and not dressed.hair:
+            sheets += random_hair(rng, head, carried, -camera.rotation[1], flat=hatted or dressed.hat)
         if veiled or chance(rng, 0.93):
             worn.append(accessories.clothes(rng, head, subject.vertices, subject.normals, veiled=veiled))
         sheets += worn
@@ -145,12 +158,16 @@ class FaceFactory:
         paint = random_paint(rng, self._maps, complexion, hair_tones, smile=smile, raised=raised)
         if self._library is not None:
             paint = textured(rng, paint, self._library)
+        if dressed.brows:
+            paint.numbers[shading.BROWS] = 0.0
         paint = replace(paint, gaze=random_gaze(rng, camera.view))
         coefficients = _in_model_frame(lights, camera.rotation)
-        scene, masks = _assemble(head, subject, sheets, coefficients)
-        key = _key_light(lights, camera.rotation, scene, masks)
+        scene, masks = _assemble(head, subject, sheets, coefficients, dressed.occlusion)
+        key = _key_light(lights, camera.rotation, scene, masks, self._atlas)
         buffer = self._rasterize(scene, masks, camera)
-        color, cover = shading.shade(buffer, scene, paint, _palette(rng, hair_tones), key, camera.view)
+        color, cover = shading.shade(
+            buffer, scene, paint, _palette(rng, hair_tones, paint, self._library), key, camera.view
+        )
         if glasses:
             self._draw_lenses(rng, glasses, camera, buffer, color, lights)
         size = (self.size, self.size)
@@ -170,7 +187,7 @@ class FaceFactory:
         buffer = empty_buffer(int(self.size * _SUPERSAMPLING))
         rasterize(
             self._screen(scene.positions, camera), scene.triangles, scene.uv, scene.one_sided, scene.mask_of,
-            scene.threshold, masks,             buffer.depth, buffer.triangle, buffer.weights,
+            scene.threshold, masks, scene.texture_of, *self._atlas, buffer.depth, buffer.triangle, buffer.weights,
         )  # fmt: skip
         return buffer
 
@@ -234,12 +251,15 @@ def _in_model_frame(lights: Lights, rotation: FloatArray) -> FloatArray:
 
 
 def _assemble(
-    head: Head, subject: _Subject, sheets: list[Sheet], coefficients: FloatArray
+    head: Head, subject: _Subject, sheets: list[Sheet], coefficients: FloatArray, occlusion: FloatArray | None
 ) -> tuple[shading.Scene, ByteArray]:
     """One scene of the head and everything on it, and the stack of masks that it refers to."""
     source = head.source
     light = head.transfer.irradiance @ coefficients
-    _light_the_mouth(head, subject, coefficients, light)
+    if occlusion is not None:
+        light *= occlusion[:, None]
+    lips = float(subject.vertices[head.landmark_vertices[[48, 51, 54, 57]], 2].mean())
+    light[head.inner] = _mouth_light(subject.vertices[head.inner], subject.normals[head.inner], coefficients, lips)
     masks = list({id(sheet.mask): sheet.mask for sheet in sheets if sheet.mask is not None}.values())
     number = {id(mask): k for k, mask in enumerate(masks)}
     starts = np.cumsum([len(source)] + [len(sheet.vertices) for sheet in sheets])
@@ -252,7 +272,9 @@ def _assemble(
     scene = shading.Scene(
         positions=np.concatenate([subject.vertices[source]] + [sheet.vertices for sheet in sheets]),
         normals=np.concatenate([subject.normals[source]] + [sheet.normals for sheet in sheets]),
-        irradiance=np.concatenate([light[source]] + [_soft_light(sheet, coefficients) for sheet in sheets]).clip(0),
+        irradiance=np.concatenate([light[source]] + [_soft_light(sheet, coefficients, lips) for sheet in sheets]).clip(
+            0
+        ),
         uv=np.concatenate([head.uv] + [sheet.uv for sheet in sheets]),
         frame=np.concatenate([head.surface_frame] + [sheet.strands for sheet in sheets]),
         triangles=np.concatenate([head.triangles] + [s.triangles + k for s, k in zip(sheets, starts, strict=False)]),
@@ -262,28 +284,28 @@ def _assemble(
         mask_of=per_triangle(zeros - 1.0, [number.get(id(sheet.mask), -1) for sheet in sheets], np.int32),
         threshold=per_triangle(zeros, [sheet.threshold for sheet in sheets], np.uint8),
         casts_shadow=per_triangle(zeros + 1, [sheet.casts_shadow for sheet in sheets], np.bool_),
+        texture_of=per_triangle(zeros - 1.0, [sheet.texture for sheet in sheets], np.int32),
         base_uv=head.base_uv[source],
         untextured=head.on_base_seam,
     )
     return scene, np.stack(masks) if masks else np.zeros((1, 1, 1), np.uint8)
 
 
-def _soft_light(sheet: Sheet, coefficients: FloatArray) -> FloatArray:
+def _soft_light(sheet: Sheet, coefficients: FloatArray, lips: float) -> FloatArray:
+    if sheet.look in (accessories.LOOK_TEETH, accessories.LOOK_TONGUE):
+        return _mouth_light(sheet.vertices, sheet.normals, coefficients, lips)
     return sheet.light * irradiance(sheet.normals, coefficients).astype(np.float32)
 
 
-def _light_the_mouth(head: Head, subject: _Subject, coefficients: FloatArray, light: FloatArray) -> None:
-    """The mean head's mouth is shut: inside, use open-sky light that fades with the depth behind the lips, in place."""
-    vertices = subject.vertices
-    lips = vertices[head.landmark_vertices[[48, 51, 54, 57]], 2].mean()
-    depth = lips - vertices[head.inner, 2]
-    fade = 0.9 * np.exp(-np.clip(depth - 4.0, 0, None) / 22.0)[:, None]
-    light[head.inner] = fade * np.clip(
-        irradiance(subject.normals[head.inner], coefficients), 0.1 * coefficients[0], None
-    )
+def _mouth_light(vertices: FloatArray, normals: FloatArray, coefficients: FloatArray, lips: float) -> FloatArray:
+    """The mean head's mouth is shut: inside, open-sky light that fades with the depth behind the lips (at z `lips`)."""
+    fade = 0.9 * np.exp(-np.clip(lips - vertices[:, 2] - 4.0, 0, None) / 22.0)[:, None]
+    return (fade * np.clip(irradiance(normals, coefficients), 0.1 * coefficients[0], None)).astype(np.float32)
 
 
-def _key_light(lights: Lights, rotation: FloatArray, scene: shading.Scene, masks: ByteArray) -> shading.KeyLight:
+def _key_light(
+    lights: Lights, rotation: FloatArray, scene: shading.Scene, masks: ByteArray, atlas: tuple[ByteArray, IntArray]
+) -> shading.KeyLight:
     """Draws the key light's shadow map."""
     direction = (lights.key_direction @ rotation).astype(np.float32)
     scale = _SHADOW_SIZE / (2 * _SHADOW_REACH)
@@ -297,7 +319,8 @@ def _key_light(lights: Lights, rotation: FloatArray, scene: shading.Scene, masks
         casts = scene.casts_shadow
         rasterize(
             screen, scene.triangles[casts], scene.uv, np.zeros(casts.sum(), bool), scene.mask_of[casts],
-            scene.threshold[casts], masks, buffer.depth, buffer.triangle, buffer.weights,
+            scene.threshold[casts], masks, scene.texture_of[casts], *atlas, buffer.depth, buffer.triangle,
+            buffer.weights,
         )  # fmt: skip
     projection[2, 3] += _SHADOW_BIAS
     return shading.KeyLight(
@@ -310,7 +333,9 @@ def _key_light(lights: Lights, rotation: FloatArray, scene: shading.Scene, masks
     )
 
 
-def _palette(rng: np.random.Generator, hair_tones: FloatArray) -> shading.Palette:
+def _palette(
+    rng: np.random.Generator, hair_tones: FloatArray, paint: shading.SkinPaint, library: AssetLibrary | None
+) -> shading.Palette:
     """Colours and patterns of hair, clothes, frames, hats and scarves."""
     colors = np.stack([np.stack([random_color(rng), random_color(rng)]) for _ in range(accessories.LOOKS)])
     colors[1:, 1] = np.where(rng.random((accessories.LOOKS - 1, 1)) < 0.6, colors[1:, 0] * 0.7, colors[1:, 1])
@@ -319,9 +344,24 @@ def _palette(rng: np.random.Generator, hair_tones: FloatArray) -> shading.Palett
         colors[accessories.LOOK_FRAME] = np.full(3, uniform(rng, 0.005, 0.06))
     patterns = [uint8(strands(rng, MASK_HEIGHT, MASK_WIDTH))]
     patterns += [accessories.pattern(rng) for _ in range(accessories.LOOKS - 1)]
+    gloss = [uniform(rng, 0.01, 0.14), 0.02, uniform(rng, 0.1, 1.0), 0.03, 0.03]
+    repeat = [[1, 1]] + [[uniform(rng, 1, 3), uniform(rng, 1, 3)] for _ in range(4)]
+    if library is not None:
+        tints = np.zeros((accessories.TEXTURED_LOOKS, 2, 3))
+        hair = hair_tones.mean(axis=0) * uniform(rng, 0.7, 1.1)
+        felt = random_color(rng) * uniform(rng, 0.2, 1.0)
+        teeth = paint.colors[shading.C_TEETH] * uniform(rng, 0.8, 1.3)
+        tongue = np.array([uniform(rng, 0.5, 0.9), uniform(rng, 0.5, 0.9), uniform(rng, 0.7, 1.1)])
+        brows = paint.colors[shading.BROWS]
+        tints[:, 0] = [hair / GREY_LEVEL, brows / GREY_LEVEL, brows, teeth, tongue, felt / GREY_LEVEL]
+        colors = np.concatenate([colors, tints])
+        gloss += [gloss[0] * uniform(rng, 0.5, 2.0), 0.0, 0.0, 0.25, 0.15, 0.02]
+        repeat += [[1, 1]] * accessories.TEXTURED_LOOKS
     return shading.Palette(
         colors=colors.astype(np.float32),
         patterns=np.stack(patterns),
-        repeat=np.array([[1, 1]] + [[uniform(rng, 1, 3), uniform(rng, 1, 3)] for _ in range(4)], np.float32),
-        gloss=np.array([uniform(rng, 0.01, 0.14), 0.02, uniform(rng, 0.1, 1.0), 0.03, 0.03], np.float32),
+        repeat=np.array(repeat, np.float32),
+        gloss=np.array(gloss, np.float32),
+        texels=shading.NO_TEXELS if library is None else library.texels,
+        table=shading.NO_TABLE if library is None else library.table,
     )

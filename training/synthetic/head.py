@@ -9,7 +9,7 @@ Vertices on the seam at the back of the head appear twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -30,6 +30,8 @@ TEXTURE_HEIGHT, TEXTURE_WIDTH = 384, 512
 _TEXTURE_TOP, _TEXTURE_BOTTOM = 150.0, -190.0  # mm: what v = 0 and v = 1 mean
 SHELL_ROWS, SHELL_COLUMNS = 33, 73
 _SHELL_LOWEST, _SHELL_HIGHEST = np.radians(-60.0), np.radians(90.0)
+BASE_PITCH = 5.0
+"""Degrees that tools/make_face_model.py turns MakeHuman's head up."""
 _BASE_SEAM = 0.05  # of the base texture's side: no triangle of the head is larger
 _CLOSED_LID_GAP = 1.0  # mm between the lids' landmarks in the texture's pose
 
@@ -119,6 +121,16 @@ class Head:
         """The 68 landmarks (68, 2) in texture pixels."""
         return self.to_texture(self.texture_vertices[self.landmark_vertices])
 
+    def without(self, *words: str) -> Head:
+        """The same head without the parts that have one of these words in their name; its vertices stay."""
+        kept = ~np.isin(self.part, [k for k, name in enumerate(self.part_names) if any(word in name for word in words)])
+        return replace(
+            self,
+            model_triangles=np.ascontiguousarray(self.model_triangles[kept]),
+            triangles=np.ascontiguousarray(self.triangles[kept]),
+            part=np.ascontiguousarray(self.part[kept]),
+        )
+
     @property
     def axis_z(self) -> float:
         """Z of the texture cylinder's axis: the ears'."""
@@ -169,6 +181,12 @@ class Head:
         tangent = np.stack([z / length, np.zeros_like(x), -x / length], axis=-1)
         eye = self.eye_direction[self.source]
         return np.where(eye.any(axis=1, keepdims=True), eye, tangent).astype(np.float32)
+
+
+def base_axes() -> FloatArray:
+    """MakeHuman's axes as columns (3, 3) in the head's frame: its head is turned up by `BASE_PITCH`."""
+    sine, cosine = np.sin(np.radians(BASE_PITCH)), np.cos(np.radians(BASE_PITCH))
+    return np.array([[1, 0, 0], [0, cosine, sine], [0, -sine, cosine]], np.float32)
 
 
 def spherical(elevation: ArrayLike, azimuth: ArrayLike) -> FloatArray:

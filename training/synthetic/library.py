@@ -1,4 +1,4 @@
-"""The asset library that `--assets DIR` names: skins, eyes, and HDR environments.
+"""The asset library that `--assets DIR` names: skins, eyes, hair, brows, teeth, tongue, hats, and HDR environments.
 
 DIR holds the files in their official layouts: MakeHuman's system assets (`skins/textures/*_diffuse*`, `hair/NAME/`,
 ...) in DIR itself, DIR/base or DIR/makehuman_cc0, and environments as DIR/hdri/*.hdr or DIR/hdri_cc0/*.hdr. All of it
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from runtime.errors import FileFormatError
 from training.synthetic.asset_files import read_hdr, read_texture
 from training.synthetic.environments import Environment, prepare
+from training.synthetic.fitted import Atlas, Fitted, fit
 from training.synthetic.head import Head, load_head
 from training.synthetic.shading import EYE_REACH, LINEAR
 
@@ -50,6 +51,14 @@ class AssetLibrary:
     eyes: ByteArray  # (K, EYE_TEXELS, EYE_TEXELS, 3) patches around the iris
     irises: FloatArray  # (K, 3) mean colours of the irises, linear BGR
     environments: tuple[Environment, ...]
+    hair: tuple[Fitted, ...]
+    brows: tuple[Fitted, ...]
+    hats: tuple[Fitted, ...]
+    hat_textures: tuple[int, ...]
+    teeth: Fitted
+    tongue: Fitted
+    texels: ByteArray  # (S, 4), see fitted.Atlas
+    table: NDArray[np.int32]  # (K, 3)
 
     def environment(self, rng: np.random.Generator) -> Environment:
         """Any of them."""
@@ -67,7 +76,31 @@ def open_library(folder: str | os.PathLike[str], head: Head | None = None) -> As
     digest = _digest(makehuman, environments)
     skins = [_skin(path, head) for path in _pictures(makehuman / "skins" / "textures", "*_diffuse*", "*special_suit*")]
     eyes = [_eye(path) for path in _pictures(makehuman / "eyes" / "materials", "*_eye*")]
+    atlas = Atlas()
+
+    def hair(path: Path) -> Fitted:
+        texture = atlas.add(_only(path.parent, "*_diffuse*"), side=512, grey=True)
+        return fit(path, head, texture=texture, inner=True, shades=True)
+
+    def brow(path: Path) -> Fitted:
+        return fit(path, head, texture=atlas.add(_only(path.parent, path.stem + ".*"), side=256, grey=True))
+
+    felt = [atlas.add(path, side=256, grey=True) for path in _pictures(makehuman / "clothes", "*/materials/*fedora*")]
+    teeth = atlas.add(_only(makehuman / "teeth" / "materials", "teeth.*"), side=512, grey=False)
+    tongue = atlas.add(_only(makehuman / "tongue" / "tongue01", "*_diffuse*"), side=256, grey=False, alpha=False)
+    fitted = {
+        "hair": tuple(hair(path) for path in _bindings(makehuman / "hair")),
+        "brows": tuple(brow(path) for path in _bindings(makehuman / "eyebrows")),
+        "hats": tuple(fit(path, head, texture=felt[0], shades=True) for path in _bindings(makehuman / "clothes")),
+    }
+    texels, table = atlas.pack()
     return AssetLibrary(
+        **fitted,
+        hat_textures=tuple(felt),
+        teeth=fit(makehuman / "teeth" / "teeth_base" / "teeth_base.mhclo", head, texture=teeth),
+        tongue=fit(makehuman / "tongue" / "tongue01" / "tongue01.mhclo", head, texture=tongue),
+        texels=texels,
+        table=table,
         digest=digest,
         skins=tuple(skins),
         eyes=np.stack([patch for patch, _ in eyes]),
@@ -125,6 +158,17 @@ def _pictures(folder: Path, *patterns: str) -> list[Path]:
             f"{folder}: expected textures named {' or '.join(patterns)}, got none; fetch the assets again"
         )
     return sorted(found)
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    return _pictures(folder, pattern)[0]
+
+
+def _bindings(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*/*.mhclo"))
+    if not found:
+        raise FileFormatError(f"{folder}: expected NAME/NAME.mhclo, got none; fetch the assets again")
+    return found
 
 
 def linear(display: NDArray[np.generic]) -> FloatArray:

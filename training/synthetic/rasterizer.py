@@ -47,7 +47,8 @@ def draw(screen: FloatArray, triangles: IntArray, buffer: GeometryBuffer) -> Non
     count = len(triangles)
     rasterize(
         screen, triangles, np.zeros((len(screen), 2), np.float32), np.zeros(count, bool), np.full(count, -1, np.int32),
-        np.zeros(count, np.uint8), np.zeros((1, 1, 1), np.uint8), buffer.depth, buffer.triangle, buffer.weights,
+        np.zeros(count, np.uint8), np.zeros((1, 1, 1), np.uint8), np.full(count, -1, np.int32),
+        np.zeros((1, 4), np.uint8), np.zeros((1, 3), np.int32), buffer.depth, buffer.triangle, buffer.weights,
     )  # fmt: skip
 
 
@@ -71,6 +72,15 @@ def vertex_normals(vertices: FloatArray, triangles: IntArray) -> FloatArray:
 
 
 @njit(cache=True, fastmath=True)
+def texel(u: float, v: float, table: IntArray, texture: int) -> int:
+    """Where in the atlas a texture's nearest texel is; u and v wrap."""
+    width, height = table[texture, 1], table[texture, 2]
+    column = min(np.int32((u - np.floor(u)) * np.float32(width)), width - np.int32(1))
+    row = min(np.int32((v - np.floor(v)) * np.float32(height)), height - np.int32(1))
+    return table[texture, 0] + row * width + column
+
+
+@njit(cache=True, fastmath=True)
 def rasterize(
     screen: FloatArray,  # (N, 3) x, y, depth
     triangles: IntArray,  # (T, 3)
@@ -79,6 +89,9 @@ def rasterize(
     mask_of: IntArray,  # (T,) index into masks, -1: none
     threshold: ByteArray,  # (T,) a masked pixel is drawn where its mask is at least this
     masks: ByteArray,  # (K, h, w)
+    texture_of: IntArray,  # (T,) row of the atlas' table, -1: none; its alpha is dithered
+    texels: ByteArray,  # (S, 4)
+    table: IntArray,  # (K, 3) first texel, width, height
     depth: FloatArray,
     index: IntArray,
     weights: FloatArray,
@@ -91,7 +104,7 @@ def rasterize(
         a, b, c = triangles[i, 0], triangles[i, 1], triangles[i, 2]
         x0, y0, x1, y1, x2, y2 = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        mask = mask_of[i]
+        mask, texture = mask_of[i], texture_of[i]
         if area == zero or (one_sided[i] and area > zero):
             continue
         left, right = max(0, int(np.ceil(min(x0, x1, x2)))), min(width - 1, int(np.floor(max(x0, x1, x2))))
@@ -118,6 +131,14 @@ def rasterize(
                     column = np.int32(u * np.float32(mask_w)) % mask_w  # sheets keep to 0 <= u
                     row = min(max(np.int32(v * np.float32(mask_h)), np.int32(0)), mask_h - np.int32(1))
                     if masks[mask, row, column] < threshold[i]:
+                        continue
+                if texture >= 0:
+                    u = w0 * uv[a, 0] + w1 * uv[b, 0] + w2 * uv[c, 0]
+                    v = w0 * uv[a, 1] + w1 * uv[b, 1] + w2 * uv[c, 1]
+                    noise = (np.uint32(x) * np.uint32(73856093)) ^ (np.uint32(y) * np.uint32(19349663))
+                    noise = (noise ^ (noise >> np.uint32(13))) * np.uint32(1274126177)
+                    level = np.int32(40) + np.int32((noise >> np.uint32(16)) & np.uint32(127))
+                    if np.int32(texels[texel(u, v, table, texture), 3]) < level:
                         continue
                 depth[y, x] = z
                 index[y, x] = i

@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from training.synthetic.lighting import shadow_lookup
-from training.synthetic.rasterizer import GeometryBuffer
+from training.synthetic.rasterizer import GeometryBuffer, texel
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
@@ -55,6 +55,7 @@ class Scene:
     threshold: ByteArray  # (T,)
     one_sided: NDArray[np.bool_]  # (T,) back faces are not drawn
     casts_shadow: NDArray[np.bool_]  # (T,)
+    texture_of: IntArray  # (T,) see rasterizer.rasterize
     base_uv: FloatArray  # (R, 2) of the head, the scene's first vertices
     untextured: NDArray[np.bool_]  # (H,) of the head, the scene's first triangles: no skin texture there
 
@@ -82,14 +83,24 @@ class SkinPaint:
 NO_TEXTURE = np.zeros((0, 0, 3), np.uint8)
 
 
+NO_TEXELS, NO_TABLE = np.zeros((1, 4), np.uint8), np.zeros((1, 3), np.int32)
+"""An atlas without a texture."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Palette:
-    """Looks: colours (K, 2, 3) mixed by a pattern (K, h, w) that repeats `repeat` (K, 2) times over uv; gloss (K,)."""
+    """Looks of sheets.
+
+    Colours (K, 2, 3): with a texture the first is its tint, else the two are mixed by a pattern (P, h, w) that repeats
+    `repeat` (K, 2) times over uv; gloss (K,).
+    """
 
     colors: FloatArray
     patterns: ByteArray
     repeat: FloatArray
     gloss: FloatArray
+    texels: ByteArray  # the atlas' textures (S, 4) and their table (K, 3)
+    table: IntArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,20 +140,12 @@ def shade(
     )  # fmt: skip
     _paint_eyes_and_mouth(
         *where, scene.normals, scene.frame, scene.uv, paint.colors, paint.numbers, paint.gaze, _up_and_left(paint.gaze),
-        paint.eye, paint.eye_gain, LINEAR, surface,
+        paint.eye, paint.eye_gain, LINEAR, scene.texture_of, surface,
     )  # fmt: skip
     _paint_sheets(
-        *where,
-        scene.look,
-        scene.normals,
-        scene.uv,
-        palette.colors,
-        palette.patterns,
-        palette.repeat,
-        palette.gloss,
-        view,
-        surface,
-    )
+        *where, scene.look, scene.normals, scene.uv, palette.colors, palette.patterns, palette.repeat, palette.gloss,
+        scene.texture_of, palette.texels, palette.table, LINEAR, view, surface,
+    )  # fmt: skip
     _light(
         *where, scene.positions, scene.irradiance, scene.frame, surface, key.direction, key.color, key.projection,
         key.depth, np.float32(key.softness), np.float32(key.strength), view, color,
@@ -241,7 +244,7 @@ def _paint_skin(
 def _paint_eyes_and_mouth(
     index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, normals: FloatArray,
     frames: FloatArray, uvs: FloatArray, colors: FloatArray, numbers: FloatArray, gaze: FloatArray, across: FloatArray,
-    patch: ByteArray, patch_gain: FloatArray, linear: FloatArray, surface: FloatArray,
+    patch: ByteArray, patch_gain: FloatArray, linear: FloatArray, texture_of: IntArray, surface: FloatArray,
 ) -> None:  # fmt: skip
     """Eyeballs with iris and pupil, teeth with gaps, tongue and mouth cavity."""
     texels = patch.shape[0]
@@ -249,7 +252,7 @@ def _paint_eyes_and_mouth(
     for y in range(index.shape[0]):
         for x in range(index.shape[1]):
             i = index[y, x]
-            if i < 0 or material[i] < EYE or material[i] > FLESH:
+            if i < 0 or material[i] < EYE or material[i] > FLESH or texture_of[i] >= 0:
                 continue
             a, b, c = triangles[i, 0], triangles[i, 1], triangles[i, 2]
             w0, w1 = weights[y, x, 0], weights[y, x, 1]
@@ -306,7 +309,8 @@ def _paint_eyes_and_mouth(
 def _paint_sheets(
     index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, look: ByteArray,
     normals: FloatArray, uvs: FloatArray, colors: FloatArray, patterns: ByteArray,
-    repeat: FloatArray, gloss: FloatArray, view: FloatArray, surface: FloatArray,
+    repeat: FloatArray, gloss: FloatArray, texture_of: IntArray, texels: ByteArray, table: IntArray,
+    linear: FloatArray, view: FloatArray, surface: FloatArray,
 ) -> None:  # fmt: skip
     """Hair, cloth and frames: two colours mixed by a pattern. Sheets have two sides: normals turn to the viewer."""
     one = np.float32(1.0)
@@ -314,16 +318,14 @@ def _paint_sheets(
     for y in range(index.shape[0]):
         for x in range(index.shape[1]):
             i = index[y, x]
-            if i < 0 or material[i] < HAIR:
+            if i < 0 or (material[i] < HAIR and texture_of[i] < 0):
                 continue
             a, b, c = triangles[i, 0], triangles[i, 1], triangles[i, 2]
             w0, w1 = weights[y, x, 0], weights[y, x, 1]
             w2 = one - w0 - w1
             row = look[i]
-            u = (w0 * uvs[a, 0] + w1 * uvs[b, 0] + w2 * uvs[c, 0]) * repeat[row, 0]
-            v = (w0 * uvs[a, 1] + w1 * uvs[b, 1] + w2 * uvs[c, 1]) * repeat[row, 1]
-            column, line = np.int32((u - np.floor(u)) * columns), np.int32((v - np.floor(v)) * rows)
-            mixed = np.float32(patterns[row, line, column]) * np.float32(1 / 255.0)
+            u = w0 * uvs[a, 0] + w1 * uvs[b, 0] + w2 * uvs[c, 0]
+            v = w0 * uvs[a, 1] + w1 * uvs[b, 1] + w2 * uvs[c, 1]
             nx = w0 * normals[a, 0] + w1 * normals[b, 0] + w2 * normals[c, 0]
             ny = w0 * normals[a, 1] + w1 * normals[b, 1] + w2 * normals[c, 1]
             nz = w0 * normals[a, 2] + w1 * normals[b, 2] + w2 * normals[c, 2]
@@ -332,8 +334,17 @@ def _paint_sheets(
                 scale = -scale
             pixel = surface[y, x]
             pixel[_NORMAL], pixel[_NORMAL + 1], pixel[_NORMAL + 2] = nx * scale, ny * scale, nz * scale
-            for k in range(3):
-                pixel[_ALBEDO + k] = colors[row, 0, k] + (colors[row, 1, k] - colors[row, 0, k]) * mixed
+            if texture_of[i] >= 0:
+                place = texel(u, v, table, texture_of[i])
+                for k in range(3):
+                    pixel[_ALBEDO + k] = linear[texels[place, k]] * colors[row, 0, k]
+                mixed = linear[texels[place, 1]] * np.float32(2.0)
+            else:
+                u, v = u * repeat[row, 0], v * repeat[row, 1]
+                column, line = np.int32((u - np.floor(u)) * columns), np.int32((v - np.floor(v)) * rows)
+                mixed = np.float32(patterns[row, line, column]) * np.float32(1 / 255.0)
+                for k in range(3):
+                    pixel[_ALBEDO + k] = colors[row, 0, k] + (colors[row, 1, k] - colors[row, 0, k]) * mixed
             pixel[_GLOSS], pixel[_SHININESS], pixel[_OPEN], pixel[_STRAND] = gloss[row], np.float32(30.0), one, mixed
 
 

@@ -34,9 +34,11 @@ class Sheet:
     look: int
     mask: ByteArray | None = None
     threshold: int = 0
-    light: float = 1.0
+    light: float | FloatArray = 1.0
     casts_shadow: bool = True
     one_sided: bool = False
+    texture: int = -1
+    """Number in the atlas: gives colour and alpha."""
 
 
 def mesh_sheet(

@@ -1,0 +1,55 @@
+"""Chooses what of the asset library a face wears: hair, brows, a hat, and teeth and tongue when its mouth is open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.synthetic.accessories import LOOK_BROWS, LOOK_CARDS, LOOK_FELT, LOOK_TEETH, LOOK_TONGUE
+from training.synthetic.head import Head
+from training.synthetic.library import AssetLibrary
+from training.synthetic.noise import chance
+from training.synthetic.shading import CLOTH, FLESH, HAIR, TEETH
+from training.synthetic.sheets import Sheet
+
+FloatArray = NDArray[np.float32]
+
+_OPEN_MOUTH = 1.2  # mm between the inner lips from which one sees in
+
+
+@dataclass(kw_only=True)
+class Dressed:
+    """Sheets of the library on a face, which kinds are among them, and the soft light (M,) they leave to the head."""
+
+    sheets: list[Sheet] = field(default_factory=list)
+    hair: bool = False
+    brows: bool = False
+    hat: bool = False
+    occlusion: FloatArray | None = None
+
+
+def dress(
+    rng: np.random.Generator, library: AssetLibrary, head: Head, vertices: FloatArray, *, hatted: bool
+) -> Dressed:
+    """What a head with these vertices (M, 3) wears; `hatted`: another hat is on it already."""
+    dressed = Dressed()
+    if not hatted and chance(rng, 0.05):
+        hat = library.hats[int(rng.integers(len(library.hats)))]
+        felt = library.hat_textures[int(rng.integers(len(library.hat_textures)))]
+        dressed.sheets.append(hat.sheet(vertices, material=CLOTH, look=LOOK_FELT, texture=felt))
+        dressed.hat, dressed.occlusion = True, hat.occlusion
+    if not hatted and not dressed.hat and chance(rng, 0.72):
+        hair = library.hair[int(rng.integers(len(library.hair)))]
+        dressed.sheets.append(hair.sheet(vertices, material=HAIR, look=LOOK_CARDS, round_about=head.shell.center))
+        dressed.hair, dressed.occlusion = True, hair.occlusion
+    if chance(rng, 0.7):
+        brows = library.brows[int(rng.integers(len(library.brows)))]
+        dressed.sheets.append(brows.sheet(vertices, material=HAIR, look=LOOK_BROWS, casts_shadow=False, raised=0.3))
+        dressed.brows = True
+    inner = vertices[head.landmark_vertices[[62, 66]], 1]
+    if inner[0] - inner[1] > _OPEN_MOUTH:
+        dressed.sheets.append(library.teeth.sheet(vertices, material=TEETH, look=LOOK_TEETH, casts_shadow=False))
+        dressed.sheets.append(library.tongue.sheet(vertices, material=FLESH, look=LOOK_TONGUE, casts_shadow=False))
+    return dressed
