@@ -59,7 +59,7 @@ def vertex_colours(region: np.ndarray, names: list[str]) -> np.ndarray:
 def compose(tensors: dict[str, np.ndarray], colours: np.ndarray) -> np.ndarray:
     """The whole picture, BGR."""
     mean = tensors["mean"].astype(np.float64)
-    marks = tensors["landmark_vertices"]
+    marks = tensors["landmark_triangles"][np.arange(68), tensors["landmark_weights"].argmax(axis=1)]
     large = [render(mean, tensors["triangles"], colours, yaw, TILE, marks) for yaw in (0.0, -45.0, -90.0)]
     rng = np.random.default_rng(7)
     identities = []

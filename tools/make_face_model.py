@@ -5,10 +5,10 @@
 writes `runtime/assets/face_model.safetensors` (the face: 40 shape and 10 expression modes, 68 landmarks) and
 `training/synthetic/assets/head.safetensors` (the head that the renderer of synthetic faces draws). The same input gives
 the same bytes on every run on one machine; another processor's sums differ in the last bit. Needs NumPy, SciPy, OpenCV
-and PyTorch.
+PyTorch and trimesh.
 
 Frame of both: millimetres, x = 0 in the plane of symmetry, +x the subject's left, +y up, +z out of the face; the origin
-is the middle of the mean face's 68 landmarks (their bounding box). Bases are millimetres per standard deviation.
+is the middle of the mean face's 68 landmark anchors (their bounding box). Bases are millimetres per standard deviation.
 """
 
 # ruff: noqa: E402 (thread counts are read when NumPy is imported)
@@ -23,14 +23,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+from trimesh.triangles import closest_point, points_to_barycentric
 
 from runtime import safetensors
+from runtime.face_model import FORMAT, LANDMARKS, VERSION
 from runtime.files import sha256
 from tools.face_model.expressions import list_units, sample_units
 from tools.face_model.head_mesh import PARTS, REGIONS, HeadMesh, build_head_mesh
 from tools.face_model.identities import list_targets, sample_weights
+from tools.face_model.landmarks import CONVENTION
 from tools.face_model.makehuman import DOWNLOAD_HINT, Archive, BaseMesh, load_base_mesh, load_target
-from tools.face_model.modes import Modes, align, principal_modes, symmetric
+from tools.face_model.modes import FLIP, Modes, align, principal_modes, symmetric
+from training.data.landmarks import IBUG_68
 
 ROOT = Path(__file__).resolve().parent.parent
 FACE_MODEL = ROOT / "runtime/assets/face_model.safetensors"
@@ -38,6 +42,8 @@ HEAD = ROOT / "training/synthetic/assets/head.safetensors"
 SHAPE_COUNT, EXPRESSION_COUNT, SAMPLES = 40, 10, 4000
 IDENTITY_SEED, EXPRESSION_SEED = 1, 2
 CHIN, NOSE_ROOT = 8, 27
+MIDDLE = 1e-3
+"""Millimetres from the plane of symmetry within which a vertex lies in it."""
 MILLIMETRES = 100.0
 """Per decimetre, MakeHuman's unit."""
 FACE_LENGTH = 118.0
@@ -156,6 +162,7 @@ def write_assets(
     face = mesh.face_vertices
     number = np.full(len(mean), -1)
     number[face] = np.arange(len(face))
+    corners, weights = place_landmarks(mesh, mean)
     head = {
         "mean": mean.astype(np.float32),
         "shape_basis": shape.basis.astype(np.float16),
@@ -168,14 +175,15 @@ def write_assets(
         "shape_mirror": shape.signs,
         "expression_mirror": expression.signs,
         "triangles": mesh.face_triangles.astype(np.int32),
-        "landmark_vertices": number[mesh.landmarks].astype(np.int32),
+        "landmark_triangles": corners.astype(np.int32),
+        "landmark_weights": weights.astype(np.float32),
         "mirror": number[mesh.mirror[face]].astype(np.int32),
         "uv": mesh.uv[face].astype(np.float32),
         "region": mesh.region,
     }
     metadata = {
-        "format": "cln.face_model",
-        "version": "1",
+        "format": FORMAT,
+        "version": VERSION,
         "name": "makehuman-cc0",
         "license": LICENSE,
         "source": SOURCE,
@@ -205,6 +213,46 @@ def write_assets(
     safetensors.write(head_path, head, metadata | {"face_model_sha256": sha256(face_path.read_bytes())})
     for path in (face_path, head_path):
         print(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB, sha256 {sha256(path.read_bytes())}")
+
+
+def place_landmarks(mesh: HeadMesh, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The landmarks as points of the face's surface: vertices `(68, 3)` in face numbering, and their weights `(68, 3)`.
+
+    Each anchor, moved by CONVENTION, comes to lie on the nearest point of the mean face's skin.
+    """
+    vertices = mean[mesh.face_vertices]
+    skin = mesh.face_triangles[(mesh.region[mesh.face_triangles] != REGIONS.index("eyes")).all(axis=1)]
+    shifts = np.zeros((LANDMARKS, 3))
+    for index, shift in CONVENTION.items():
+        shifts[IBUG_68.mirror[index]], shifts[index] = shift * FLIP, shift
+    corners, weights = np.zeros((LANDMARKS, 3), np.int64), np.zeros((LANDMARKS, 3))
+    for index, target in enumerate(mean[mesh.landmarks] + shifts):
+        find = nearest_in_the_middle if IBUG_68.mirror[index] == index else nearest_on_surface
+        corners[index], weights[index] = find(vertices, skin, target)
+    return corners, weights
+
+
+def nearest_on_surface(
+    vertices: np.ndarray, triangles: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The triangle `(3,)` that comes nearest to a point, and the weights `(3,)` of the place on it."""
+    corner = vertices[triangles]  # (F, 3, 3)
+    nearest = closest_point(corner, np.broadcast_to(target, (len(corner), 3)))
+    best = int(np.linalg.norm(nearest - target, axis=1).argmin())
+    weights = points_to_barycentric(corner[best][None], nearest[best][None])[0].clip(0.0, 1.0)
+    return triangles[best], weights / weights.sum()
+
+
+def nearest_in_the_middle(
+    vertices: np.ndarray, triangles: np.ndarray, target: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest_on_surface`, on the edges in the plane of symmetry alone: a point of the middle stays there."""
+    edges = np.concatenate([np.roll(triangles, -k, axis=1) for k in range(3)])  # (3F, 3): an edge, and what is opposite
+    edges = edges[np.abs(vertices[edges[:, :2], 0]).max(axis=1) < MIDDLE]
+    start, along = vertices[edges[:, 0]], vertices[edges[:, 1]] - vertices[edges[:, 0]]
+    share = (((target - start) * along).sum(axis=1) / (along**2).sum(axis=1)).clip(0.0, 1.0)
+    best = int(np.linalg.norm(start + share[:, None] * along - target, axis=1).argmin())
+    return edges[best], np.array([1.0 - share[best], share[best], 0.0])
 
 
 def report(mesh: HeadMesh, shape: Modes, expression: Modes) -> None:

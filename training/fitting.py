@@ -49,15 +49,43 @@ def fit_params(face_model: FaceModel, landmarks: ArrayLike, *, form: bool = True
         raise InvalidInputError(f"Expected finite landmarks ({LANDMARKS}, 3), got shape {points.shape}.")
     mean, modes, sigma = _at_landmarks(face_model)
     basis = modes * sigma[:, None, None] if form else modes[:0]
+    fitted = fit_shape(mean, basis, points)
+    coefficients = fitted.coefficients * sigma if form else np.zeros(len(modes))
+    return np.concatenate([fitted.pose.ravel(), coefficients])
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedShape:
+    """A shape fitted to points; image frame, y down."""
+
+    pose: Array  # (3, 4)
+    coefficients: Array  # (K,) in standard deviations
+    placed: Array  # (N, 2) the fitted points in pixels
+
+    @property
+    def projection(self) -> Array:
+        """(2, 3): pixels along x and y per unit of the model frame."""
+        return self.pose[:2, :3]
+
+
+def fit_shape(mean: Array, basis: Array, points: Array, *, noise: float = NOISE_PX) -> FittedShape:
+    """The most probable pose and coefficients of points (N, 3) in pixels, y down, of which x and y are fitted.
+
+    Args:
+        mean: Mean points (N, 3) in the model frame.
+        basis: Modes (K, N, 3), per standard deviation of a standard normal coefficient.
+        points: Where to; their z only starts the fit.
+        noise: Standard deviation of each x and y, in pixels.
+    """
     target = points[:, :2] * _TO_IMAGE
     state = _start(mean, points, len(basis))
     for _ in range(_ITERATIONS):
-        state = _improve(state, mean, basis, target)
+        state = _improve(state, mean, basis, target, noise)
     pose = np.zeros((3, 4))
     pose[:, :3] = state.scale * np.diag([*_TO_IMAGE, 1.0]) @ state.rotation
     pose[:2, 3] = state.shift * _TO_IMAGE
-    coefficients = state.coefficients * sigma if form else np.zeros(len(modes))
-    return np.concatenate([pose.ravel(), coefficients])
+    placed = (mean + np.tensordot(state.coefficients, basis, 1)) @ pose[:2, :3].T + pose[:2, 3]
+    return FittedShape(pose=pose, coefficients=state.coefficients, placed=placed)
 
 
 def _at_landmarks(face_model: FaceModel) -> tuple[Array, Array, Array]:
@@ -78,13 +106,13 @@ def _start(mean: Array, points: Array, count: int) -> _State:
     return _State(scale=scale, rotation=rotation, shift=shift[:2] * _TO_IMAGE, coefficients=np.zeros(count))
 
 
-def _improve(state: _State, mean: Array, basis: Array, target: Array) -> _State:
+def _improve(state: _State, mean: Array, basis: Array, target: Array, noise: float) -> _State:
     """One Gauss-Newton step."""
     turned = (mean + np.tensordot(state.coefficients, basis, 1)) @ state.rotation.T
     residual = target - (state.scale * turned[:, :2] + state.shift)
-    jacobian = _jacobian(state, turned, basis) / NOISE_PX
+    jacobian = _jacobian(state, turned, basis) / noise
     normal = jacobian.T @ jacobian
-    gradient = jacobian.T @ residual.ravel() / NOISE_PX
+    gradient = jacobian.T @ residual.ravel() / noise
     prior = np.arange(6, len(normal))
     normal[prior, prior] += 1.0
     gradient[6:] -= state.coefficients

@@ -1,8 +1,9 @@
 """The 68 landmarks (iBUG order, as AFLW2000-3D uses it) on MakeHuman's base mesh hm08.
 
-LANDMARKS maps a landmark to {base vertex: weight}; only the subject's right side (the image's left) and the middle are
-listed: the other side is `training.data.landmarks.IBUG_68.mirror`. How they were settled, all on the skin that a viewer
-sees:
+Each has an anchor, settled from its definition, which is a vertex of the head; CONVENTION moves it along the surface
+to where AFLW2000-3D's labels have it. LANDMARKS maps an anchor to {base vertex: weight}; only the subject's right side
+(the image's left) and the middle are listed: the other side is `training.data.landmarks.IBUG_68.mirror`. How the
+anchors were settled, all on the skin that a viewer sees:
 
 - Jaw 0-16: 19 to 27 mm apart along the bony jaw line, from the front of one ear's root over the chin's lowest point
   to the other's (the line is fixed on the surface: it is not the outline that the camera sees).
@@ -12,6 +13,8 @@ sees:
 - Eyes 36-47: where the lids meet, and the free edge of each lid at 0.28 and 0.66 of the width.
 - Mouth 48-59: the lips' red border, corners included; 60-67: the border where the lips meet, on the side one sees.
 """
+
+import numpy as np
 
 _VERTICES = {
     2: 5759, 36: 24, 38: 54, 39: 69,
@@ -31,3 +34,38 @@ _EDGES = {
 LANDMARKS: dict[int, dict[int, float]] = {index: {vertex: 1.0} for index, vertex in _VERTICES.items()} | {
     index: {first: 1.0 - share, second: share} for index, (first, second, share) in _EDGES.items()
 }
+CONVENTION: dict[int, np.ndarray] = {
+    0: np.array((-0.8, -1.6, 3.1)),
+    1: np.array((-0.4, -0.5, -1.3)),
+    2: np.array((1.4, -1.5, -0.6)),
+    3: np.array((-0.4, -0.6, 0.6)),
+    4: np.array((-0.4, -0.2, -0.1)),
+    5: np.array((1.3, 0.8, -0.0)),
+    6: np.array((0.3, 1.3, -1.6)),
+    7: np.array((-1.0, 1.3, 0.5)),
+    8: np.array((0.0, -0.5, 1.3)),
+    17: np.array((-2.4, 1.6, 0.7)),
+    18: np.array((-1.2, 0.9, 0.4)),
+    19: np.array((-1.5, -0.7, -0.4)),
+    20: np.array((-0.6, -0.9, -0.2)),
+    21: np.array((-0.3, 0.5, 0.8)),
+    27: np.array((0.0, -0.1, 2.4)),
+    28: np.array((0.0, -1.1, 1.2)),
+    29: np.array((0.0, 0.2, 1.0)),
+    30: np.array((0.0, 0.4, -2.8)),
+    31: np.array((-0.2, 0.8, -0.2)),
+    32: np.array((-0.1, 1.3, -0.5)),
+    33: np.array((0.0, 0.6, -1.2)),
+    36: np.array((0.3, -0.8, -1.1)),
+    39: np.array((-0.1, 0.1, 0.4)),
+    48: np.array((-0.8, -0.7, -1.6)),
+    49: np.array((0.2, 0.6, 0.3)),
+    50: np.array((-0.4, 0.6, -0.7)),
+    51: np.array((0.0, -0.5, -1.3)),
+    57: np.array((0.0, -0.5, -0.1)),
+    58: np.array((0.0, -0.5, 0.8)),
+    59: np.array((0.0, 0.8, 0.1)),
+}  # fmt: skip
+"""Millimetres (x, y, z) in the face model's frame from an anchor of the mean face to where the labels have the point,
+right side and middle; the landmark is the nearest point of the skin to that (`tools/make_face_model.py`). Printed by
+`tools/settle_landmarks.py`. Lids and inner lips stay on their anchors: those edges are what opens and closes."""

@@ -1,0 +1,82 @@
+"""Make a checkpoint of one face model into one of another with the same mesh, without training.
+
+    python -m tools.rebase_checkpoint OLD.pth --from OLD.safetensors --to NEW.safetensors --out NEW.pth
+
+The network's last layer is rewritten so that each face keeps its shape: coefficients of the old model become those of
+the new one that give the nearest vertices (least squares). Exact where the new modes span the old ones, as when only
+landmarks moved. It is where training for a changed face model starts from; the figures must be measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from runtime.errors import ClnError, MismatchError
+from runtime.face_model import POSE_SIZE, FaceModel, load_face_model
+from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+RIDGE = 1e-3
+"""Of the mean squared length of a mode: keeps coefficients small where two modes nearly coincide."""
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="the old checkpoint")
+    parser.add_argument("--from", dest="old", type=Path, required=True, help="the face model it was trained for")
+    parser.add_argument("--to", dest="new", type=Path, help="the new face model (default: the bundled one)")
+    parser.add_argument("--out", type=Path, required=True, help="where to write the new checkpoint")
+    options = parser.parse_args()
+    try:
+        old, new = load_face_model(options.old), load_face_model(options.new)
+        save_checkpoint(options.out, rebase(load_checkpoint(options.checkpoint, old), old, new))
+    except (ClnError, OSError) as error:
+        parser.error(str(error))
+    return 0
+
+
+def rebase(checkpoint: Checkpoint, old: FaceModel, new: FaceModel) -> Checkpoint:
+    """The checkpoint for the new face model.
+
+    Raises:
+        MismatchError: The models differ in mesh or in their numbers of modes.
+    """
+    if old.mean.shape != new.mean.shape or old.num_params != new.num_params:
+        raise MismatchError(
+            f"face models: expected the same mesh and modes, got {len(old.mean)} vertices and {old.num_params} "
+            f"parameters, and {len(new.mean)} and {new.num_params}; train anew"
+        )
+    turn, shift = (torch.from_numpy(part).float() for part in change_of_basis(old, new))
+    state = dict(checkpoint.state_dict)
+    std, mean = state["whitening_std"].clone(), state["whitening_mean"].clone()
+    form = slice(POSE_SIZE, None)
+    inner = turn * std[form] / std[form, None]
+    for name in ("head.weight", "head.bias"):
+        state[name] = state[name].clone()
+        state[name][form] = inner @ state[name][form]
+    mean[form] = turn @ mean[form] + shift
+    state["whitening_mean"] = mean
+    return replace(checkpoint, state_dict=state, face_model_name=new.name, face_model_sha256=new.sha256, test={})
+
+
+def change_of_basis(old: FaceModel, new: FaceModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`turn (K, K)` and `shift (K,)`: new coefficients = turn @ old ones + shift."""
+    rows = [
+        np.concatenate([m.shape_basis, m.expression_basis]).reshape(m.num_params - POSE_SIZE, -1) for m in (old, new)
+    ]
+    before, after = (value.astype(np.float64) for value in rows)
+    moved = (old.mean - new.mean).astype(np.float64).ravel()
+    normal = after @ after.T
+    normal += RIDGE * np.trace(normal) / len(normal) * np.eye(len(normal))
+    solved = np.linalg.solve(normal, after @ np.column_stack([before.T, moved]))
+    return solved[:, :-1], solved[:, -1]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
