@@ -11,7 +11,7 @@ demo: .venv/installed-export
 	$(BIN)/python -m runtime examples/astronaut.jpg --engine $(OUT)/edge.onnx --out $(OUT)
 	@echo "Look at $(OUT)/astronaut.png; open $(OUT)/astronaut_0.obj in a mesh viewer."
 
-test: .venv/installed-dev
+test: .venv/installed-dev .venv/installed-triton
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -31,6 +31,11 @@ test: .venv/installed-dev
 .venv/installed-dev: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,export,train,dev]'
 	@touch $@ .venv/installed-export
+
+# Triton's server for the tests of serving/: where pip has none for this system or Python, they are skipped.
+.venv/installed-triton: | .venv/installed-dev
+	$(BIN)/python -m serving.local_server --install || echo "tests that need Triton's server will be skipped"
+	@touch $@
 
 # A minute for each of the C++ readers of files (libFuzzer; needs clang).
 fuzz:

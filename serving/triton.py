@@ -1,11 +1,15 @@
 """`python -m serving.triton X.engine MODELS`: a model repository for NVIDIA's Triton Inference Server.
 
-    MODELS/NAME/config.pbtxt          input crops uint8 (S, S, 3), output params float32 (62); dynamic batching
-    MODELS/NAME/1/model.plan or .onnx the engine, as it is
-    MODELS/NAME/manifest.json         what the engine is: clients need its face model to decode params
+    MODELS/NAME/config.pbtxt           the network alone: crops uint8 (S, S, 3) in, params float32 (62) out
+    MODELS/NAME/1/model.plan or .onnx  the engine, as it is
+    MODELS/NAME/manifest.json          what the engine is: clients need its face model to decode params
+    MODELS/faces/config.pbtxt          photographs in, faces out (`serving.protocol`), in Triton's Python backend
+    MODELS/faces/1/model.py            imports this package, which the server's Python must have
+    MODELS/faces/1/X.onnx or .engine   the engine that it runs; the face model beside it where it isn't the bundled one
 
-Triton's TensorRT backend loads plans of TensorRT, not of TensorRT-RTX: in place of such a plan goes the .onnx beside it
-(Triton runs it in ONNX Runtime). Decoding is the client's: `FaceModel.landmarks(params)`.
+Both batch over the requests that wait. Triton's TensorRT backend loads plans of TensorRT, not of TensorRT-RTX: in place
+of such a plan goes the .onnx beside it (Triton runs it in ONNX Runtime), for the network alone; `faces` runs the plan.
+Decoding the network's params is the client's: `FaceModel.landmarks(params)`; `faces` decodes them (`serving.client`).
 """
 
 from __future__ import annotations
@@ -17,14 +21,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.cores import usable_cores
 from runtime.engines.base import SUFFIXES
 from runtime.engines.onnx import OnnxEngine
 from runtime.engines.plans import read_plan_manifest
-from runtime.errors import ClnError, InvalidInputError
-from runtime.files import write_atomically
+from runtime.errors import ClnError, InvalidInputError, MismatchError
+from runtime.face_model import load_face_model
+from runtime.files import sha256, write_atomically
 from runtime.manifest import INPUT, OUTPUT, Manifest
+from serving.protocol import BOXES, IMAGE, LANDMARKS, MODEL, PIXELS
 
 QUEUE_DELAY_MICROSECONDS = 500  # how long a request may wait for others to share a batch with: about one network call
+
+MAX_REQUESTS = 32  # that share a batch of `faces`
+
+_MODEL_PY = '''"""The model `faces`; the package `cln` must be installed in the server's Python."""
+
+from serving.faces_model import TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
+'''
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,27 +110,128 @@ version_policy {{ latest {{ num_versions: 1 }} }}
 """
 
 
-def write_repository(path: Path, models: Path, *, name: str | None = None) -> list[Path]:
-    """Writes the model's folder; its files' paths.
+def faces_config(engine: str, face_model: str, manifest: Manifest, engine_sha256: str, *, instances: int) -> str:
+    """The `config.pbtxt` of `faces`: inputs may be missing and of any size, and requests still share a batch."""
+    values = {
+        "engine": engine,
+        "engine_sha256": engine_sha256,
+        "face_model": face_model,  # empty: the bundled one
+        "face_model_sha256": manifest.face_model_sha256,
+        "input_size": str(manifest.input_size),
+    }
+    parameters = "\n".join(
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in values.items()
+    )
+    kind = "KIND_GPU" if engine.endswith(".engine") else "KIND_CPU"
+    return f"""\
+name: "{MODEL}"
+backend: "python"
+max_batch_size: {MAX_REQUESTS}
+input [
+  {{ name: "{IMAGE}" data_type: TYPE_STRING dims: [ 1 ] optional: true }},
+  {{ name: "{PIXELS}" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] optional: true allow_ragged_batch: true }},
+  {{ name: "{BOXES}" data_type: TYPE_FP64 dims: [ -1, 4 ] optional: true allow_ragged_batch: true }}
+]
+output [
+  {{ name: "boxes" data_type: TYPE_FP64 dims: [ -1, 4 ] }},
+  {{ name: "scores" data_type: TYPE_FP64 dims: [ -1 ] }},
+  {{ name: "rois" data_type: TYPE_FP64 dims: [ -1, 4 ] }},
+  {{ name: "params" data_type: TYPE_FP32 dims: [ -1, {manifest.num_params} ] }},
+  {{ name: "landmarks" data_type: TYPE_FP32 dims: [ -1, {LANDMARKS}, 3 ] }}
+]
+dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_MICROSECONDS} }}
+instance_group [
+  {{ count: {instances} kind: {kind} }}
+]
+{parameters}
+version_policy {{ latest {{ num_versions: 1 }} }}
+"""
+
+
+def faces_files(
+    path: Path, models: Path, *, face_model: Path | None = None, instances: int | None = None
+) -> dict[Path, bytes | str]:
+    """The folder of `faces`: contents by path.
+
+    Args:
+        path: an engine file; a plan's manifest and the .onnx beside it go along.
+        models: the repository's folder.
+        face_model: the engine's face model; default: the bundled one.
+        instances: processes that serve it; default: one a core, or one for a GPU.
+
+    Raises:
+        MismatchError: the engine was made for another face model.
+        ClnError, OSError: as `served` does.
+    """
+    if instances is not None and instances < 1:
+        raise InvalidInputError(f"--instances: expected at least 1, got {instances}")
+    is_plan = path.suffix == ".engine"
+    data = path.read_bytes()
+    manifest = read_plan_manifest(path, data) if is_plan else served(path).manifest
+    model = load_face_model(face_model)
+    if model.sha256 != manifest.face_model_sha256:
+        raise MismatchError(
+            f"{path}: made for face model '{manifest.face_model}' ({manifest.face_model_sha256[:12]}…), got "
+            f"'{model.name}' ({model.sha256[:12]}…); give the right one with --face-model"
+        )
+    beside = [path.with_name(path.name + ".json"), path.with_suffix(".onnx")] if is_plan else []
+    companions = [file for file in beside if file.is_file()] + ([] if face_model is None else [face_model])
+    folder = models / MODEL
+    text = faces_config(
+        path.name,
+        "" if face_model is None else face_model.name,
+        manifest,
+        sha256(data),
+        instances=instances or (1 if is_plan else usable_cores()),
+    )
+    return {
+        folder / "1" / path.name: data,
+        **{folder / "1" / file.name: file.read_bytes() for file in companions},
+        folder / "1" / "model.py": _MODEL_PY,
+        folder / "config.pbtxt": text,  # last: a server that polls takes it for complete
+    }
+
+
+def network_files(path: Path, models: Path, *, name: str | None = None) -> dict[Path, bytes | str]:
+    """The folder of the network alone: contents by path.
 
     Args:
         path: an engine file.
-        models: the repository's folder; it is made where there is none.
+        models: the repository's folder.
         name: of the model in Triton; default: the file's, up to the first dot.
 
     Raises:
-        ClnError, OSError: as `served` does, a name that Triton would not take, or a folder that cannot be written.
+        ClnError, OSError: as `served` does, or a name that Triton would not take.
     """
     model = path.name.split(".")[0] if name is None else name
     if not re.fullmatch(r"[A-Za-z0-9_\-]+", model):
         raise InvalidInputError(f"--name: expected letters, digits, '_' and '-', got '{model}'; give another")
+    if model == MODEL:
+        raise InvalidInputError(f"--name: '{MODEL}' is the model that takes photographs; give another")
     engine = served(path)
     folder = models / model
-    files: dict[Path, bytes | str] = {
+    return {
         folder / "1" / engine.file_name: engine.data,
         folder / "manifest.json": engine.manifest.to_json(),
-        folder / "config.pbtxt": config_text(model, engine),  # last: a server that polls takes it for complete
+        folder / "config.pbtxt": config_text(model, engine),
     }
+
+
+def write_repository(
+    path: Path,
+    models: Path,
+    *,
+    name: str | None = None,
+    face_model: Path | None = None,
+    instances: int | None = None,
+) -> list[Path]:
+    """Writes both models (see `network_files` and `faces_files`); their files' paths.
+
+    Raises:
+        ClnError, OSError: as they do, before anything is written; or a folder that cannot be written.
+    """
+    files = network_files(path, models, name=name)
+    files |= faces_files(path, models, face_model=face_model, instances=instances)
     for target, content in files.items():
         write_atomically(target, content)
     return list(files)
@@ -125,16 +242,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m serving.triton", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("engine", type=Path, help=".engine (with its .json beside it) or .onnx file")
     parser.add_argument("models", type=Path, help="Triton's model repository")
-    parser.add_argument("--name", help="the model's name in Triton (default: the file's, up to the first dot)")
+    parser.add_argument("--name", help="the network's name in Triton (default: the file's, up to the first dot)")
+    parser.add_argument("--face-model", type=Path, metavar="FILE", help="face model (default: the bundled one)")
+    parser.add_argument("--instances", type=int, metavar="N", help="processes of `faces` (default: one a core)")
     options = parser.parse_args(arguments)
     try:
-        files = write_repository(options.engine, options.models, name=options.name)
+        files = write_repository(
+            options.engine,
+            options.models,
+            name=options.name,
+            face_model=options.face_model,
+            instances=options.instances,
+        )
     except (ClnError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if options.engine.suffix == ".engine" and files[0].suffix == ".onnx":
         print(
-            f"{options.engine}: a plan of TensorRT-RTX, which Triton cannot load; the .onnx beside it goes in its place"
+            f"{options.engine}: a plan of TensorRT-RTX, which Triton cannot load by itself; the .onnx beside it goes in its place"
         )
     for file in files:
         print(f"written: {file}")

@@ -1,12 +1,16 @@
 """The model repository, read back with Triton's own schema."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("onnxruntime")
 
+import runtime
 from runtime.files import sha256
 from runtime.manifest import Manifest
 from serving import triton
+from serving.protocol import OUTPUTS
 from tests.runtime.conftest import SIZE, make_manifest, write_engine
 
 PLAN = b"a plan" * 100
@@ -47,13 +51,42 @@ def test_onnx(tmp_path, precision, kind):
     assert group.kind == schema.ModelInstanceGroup.Kind.Value(kind)
 
 
+def test_faces(tmp_path):
+    engine = write_engine(tmp_path / "cln.onnx", make_manifest())
+    own = tmp_path / "own.safetensors"
+    own.write_bytes((Path(runtime.__file__).parent / "assets" / "face_model.safetensors").read_bytes())
+    assert triton.main([str(engine), str(tmp_path / "models"), "--face-model", str(own), "--instances", "3"]) == 0
+    folder = tmp_path / "models" / "faces"
+    assert sorted(file.name for file in (folder / "1").iterdir()) == ["cln.onnx", "model.py", "own.safetensors"]
+    assert (folder / "1" / "own.safetensors").read_bytes() == own.read_bytes()
+    config, schema = parse(folder / "config.pbtxt")
+    assert (config.backend, config.instance_group[0].count) == ("python", 3)
+    assert config.instance_group[0].kind == schema.ModelInstanceGroup.KIND_CPU
+    values = {key: value.string_value for key, value in config.parameters.items()}
+    assert values["engine_sha256"] == sha256(engine.read_bytes())
+    assert (values["engine"], values["face_model"], values["input_size"]) == ("cln.onnx", "own.safetensors", str(SIZE))
+    outputs = {output.name: list(output.dims) for output in config.output}
+    assert set(outputs) == set(OUTPUTS) and outputs["params"] == [-1, 62]
+
+
+def test_faces_with_a_plan_takes_its_companions_along(tmp_path):
+    plan = write_plan(tmp_path, "tensorrt_rtx")
+    write_engine(tmp_path / "cln.onnx", make_manifest())
+    assert triton.main([str(plan), str(tmp_path / "models")]) == 0
+    version = tmp_path / "models" / "faces" / "1"
+    assert sorted(f.name for f in version.iterdir()) == ["cln.engine", "cln.engine.json", "cln.onnx", "model.py"]
+    config, schema = parse(version.parent / "config.pbtxt")
+    (group,) = config.instance_group
+    assert (group.count, group.kind) == (1, schema.ModelInstanceGroup.KIND_GPU)
+
+
 def test_plan_of_tensorrt(tmp_path):
     plan = write_plan(tmp_path, "tensorrt")
-    assert triton.main([str(plan), str(tmp_path / "models"), "--name", "faces"]) == 0
-    folder = tmp_path / "models" / "faces"
+    assert triton.main([str(plan), str(tmp_path / "models"), "--name", "net"]) == 0
+    folder = tmp_path / "models" / "net"
     assert (folder / "1" / "model.plan").read_bytes() == PLAN
     config, schema = parse(folder / "config.pbtxt")
-    assert (config.name, config.platform, config.max_batch_size) == ("faces", "tensorrt_plan", 16)
+    assert (config.name, config.platform, config.max_batch_size) == ("net", "tensorrt_plan", 16)
     assert config.instance_group[0].kind == schema.ModelInstanceGroup.KIND_GPU
 
 
@@ -75,11 +108,15 @@ def test_plan_of_tensorrt_rtx_gives_way_to_the_onnx_beside_it(tmp_path, capsys):
         ("cln.trt", [], "expected an engine file ending in"),
         ("cln.engine", [], "one of them is truncated"),
         ("cln.onnx", ["--name", "a/b"], "--name"),
+        ("cln.onnx", ["--name", "faces"], "--name"),
+        ("cln.onnx", ["--instances", "0"], "--instances"),
+        ("other.onnx", [], "made for face model"),
     ],
 )
 def test_refusals_are_one_line(tmp_path, capsys, name, options, message):
     write_plan(tmp_path, "tensorrt").write_bytes(PLAN[:-1])
     write_engine(tmp_path / "cln.onnx", make_manifest())
+    write_engine(tmp_path / "other.onnx", make_manifest(face_model_sha256="1" * 64))
     assert triton.main([str(tmp_path / name), str(tmp_path / "models"), *options]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
