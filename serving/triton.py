@@ -259,7 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if options.engine.suffix == ".engine" and files[0].suffix == ".onnx":
         print(
-            f"{options.engine}: a plan of TensorRT-RTX, which Triton cannot load by itself; the .onnx beside it goes in its place"
+            f"{options.engine}: a plan of TensorRT-RTX, which only 'faces' can run; "
+            "for the network alone, the .onnx beside it goes in its place"
         )
     for file in files:
         print(f"written: {file}")
