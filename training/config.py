@@ -151,7 +151,7 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Ranges of the random changes to a training crop; each is drawn anew for every sample.
+    """Ranges of the random changes to a training crop; each is drawn again for every sample.
 
     The crop is the true landmarks' region, turned, then moved and scaled as a detector or a frame before would misplace
     it. Lengths are shares of the region's side, intensities of the full range of 255.

@@ -60,7 +60,8 @@ class Decoder(nn.Module):
     def model_points(self, params: Tensor, vertices: Tensor | None = None) -> Tensor:
         """Vertices (V,), the landmarks by default, in the model frame: (B, V, 3) millimetres."""
         mean, modes = self.basis_of(vertices)
-        return (mean.flatten() + params[:, POSE_SIZE:] @ modes.flatten(1)).reshape(-1, len(mean), 3)
+        points = mean.flatten() + params[:, POSE_SIZE:] @ modes.flatten(1)
+        return points.reshape(len(params), len(mean), 3)
 
     def place(self, params: Tensor, model_points: Tensor) -> Tensor:
         """Points (B, V, 3) of the model frame in the crop frame, by the pose of `params`."""

@@ -1,6 +1,7 @@
 """What a run learns from: faces with params, or faces with points alone.
 
-Either kind says how a part of a batch becomes crops and losses, and how good a network is on the faces held out.
+Either kind says how samples become crops with their truth, which a thread does ahead of the network; how what the
+network makes of these becomes losses; and how good a network is on the faces held out.
 
 Points in the picture leave depth open, and many a coefficient. So a run on points alone starts from a trained network,
 whose whitening it keeps, and is held near that network's own answers (`LossConfig.anchor`): those to the crop before
@@ -10,7 +11,8 @@ its looks are changed, where they are best.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from runtime.face_model import FaceModel
 from training.accuracy import Accuracy, Predict, evaluate_synthetic
 from training.augment import augmented_crops, augmented_points
 from training.config import TrainConfig
-from training.data.landmarks import LandmarkSamples, PointFace
+from training.data.landmarks import LandmarkLabels, LandmarkSamples, PointFace
 from training.data.samples import Samples
 from training.decoder import Decoder
 from training.losses import FaceLoss, Losses, PointLoss, PointLosses
@@ -29,6 +31,26 @@ from training.model import CLN, reparameterize
 from training.studies import study_points
 
 Terms = TypeVar("Terms", Losses, PointLosses)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ParamBatch:
+    """Crops uint8 (B, S, S, 3) and their params (B, 62)."""
+
+    crops: Tensor
+    truth: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PointBatch:
+    """Crops uint8 (B, S, S, 3), the same before their looks were changed, and their points."""
+
+    crops: Tensor
+    plain: Tensor
+    truth: LandmarkLabels
+
+
+Batch = ParamBatch | PointBatch
 
 
 class Supervision(Protocol):
@@ -39,10 +61,11 @@ class Supervision(Protocol):
     samples: Samples | LandmarkSamples
     """What is trained on."""
 
-    def losses(
-        self, indices: NDArray[np.int64], forward: Callable[[Tensor], Tensor], model: CLN
-    ) -> Losses | PointLosses:
-        """Losses of some samples; `forward` is the training step's way through `model`, to whitened parameters."""
+    def prepare(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
+        """Some samples' crops, by the generator's random numbers, on its device; any thread may call it."""
+
+    def losses(self, batch: Any, forward: Callable[[Tensor], Tensor], model: CLN) -> Losses | PointLosses:
+        """Losses of what `prepare` gave; `forward` is the training step's way through `model`, to whitened params."""
 
     def accuracy(self, predict: Predict) -> Accuracy:
         """How near the faces held out come."""
@@ -61,21 +84,21 @@ class ParamSupervision:
     ) -> None:
         """For samples, and others that are held out."""
         self.samples = samples
-        self._config, self._held_out, self._face_model, self._device = config, held_out, face_model, device
+        self._config, self._held_out, self._face_model, self.device = config, held_out, face_model, device
         self._decoder = Decoder(face_model).to(device)
         self._loss = FaceLoss(config.loss, self._decoder, config.model.input_size)
 
-    def crops(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Augmented crops uint8 (B, S, S, 3) and their params (B, 62)."""
-        images, params = (tensor.to(self._device) for tensor in self.samples.batch(indices))
-        with torch.no_grad():
-            size = self._config.model.input_size
-            return augmented_crops(images, params, self._decoder, size, self._config.augment)
-
-    def losses(self, indices: NDArray[np.int64], forward: Callable[[Tensor], Tensor], model: CLN) -> Losses:
+    def prepare(self, indices: NDArray[np.int64], generator: torch.Generator) -> ParamBatch:
         """See `Supervision`."""
-        crops, truth = self.crops(indices)
-        return self._loss(forward(crops), truth, model.whiten, model.dewhiten)
+        images, params = (tensor.to(self.device) for tensor in self.samples.batch(indices))
+        size, augment = self._config.model.input_size, self._config.augment
+        with torch.no_grad():
+            crops, truth = augmented_crops(images, params, self._decoder, size, augment, generator)
+        return ParamBatch(crops=crops, truth=truth)
+
+    def losses(self, batch: ParamBatch, forward: Callable[[Tensor], Tensor], model: CLN) -> Losses:
+        """See `Supervision`."""
+        return self._loss(forward(batch.crops), batch.truth, model.whiten, model.dewhiten)
 
     def accuracy(self, predict: Predict) -> Accuracy:
         """See `Supervision`."""
@@ -102,7 +125,7 @@ class PointSupervision:
     ) -> None:
         """For samples, others that are held out, and the weights of the network that the run started from."""
         self.samples = samples
-        self._config, self._held_out, self._face_model, self._device = config, held_out, face_model, device
+        self._config, self._held_out, self._face_model, self.device = config, held_out, face_model, device
         self._faces: list[PointFace] | None = None
         self._loss = PointLoss(config.loss, Decoder(face_model).to(device), config.model.input_size)
         self._start = dict(start)
@@ -110,14 +133,19 @@ class PointSupervision:
         network.load_state_dict(self._start)
         self._starting = reparameterize(network.eval()).to(device)
 
-    def losses(self, indices: NDArray[np.int64], forward: Callable[[Tensor], Tensor], model: CLN) -> PointLosses:
+    def prepare(self, indices: NDArray[np.int64], generator: torch.Generator) -> PointBatch:
         """See `Supervision`."""
-        images, labels = (part.to(self._device) for part in self.samples.batch(indices))
+        images, labels = (part.to(self.device) for part in self.samples.batch(indices))
+        size, augment = self._config.model.input_size, self._config.augment
         with torch.no_grad():
-            size, augment = self._config.model.input_size, self._config.augment
-            crops, plain, truth = augmented_points(images, labels, size, augment)
-            starting = self._starting.forward_whitened(plain)
-        return self._loss(forward(crops), truth, starting, model.dewhiten)
+            crops, plain, truth = augmented_points(images, labels, size, augment, generator)
+        return PointBatch(crops=crops, plain=plain, truth=truth)
+
+    def losses(self, batch: PointBatch, forward: Callable[[Tensor], Tensor], model: CLN) -> PointLosses:
+        """See `Supervision`."""
+        with torch.no_grad():
+            starting = self._starting.forward_whitened(batch.plain)
+        return self._loss(forward(batch.crops), batch.truth, starting, model.dewhiten)
 
     def accuracy(self, predict: Predict) -> Accuracy:
         """See `Supervision`; faces whose image can't be read are left out, and counted."""

@@ -5,9 +5,10 @@
 averaged weights with the lowest NME on held-out faces of the same kind; those given with --val are only reported).
 Data that is labelled with points alone fine-tunes the checkpoint given with --init (`training.supervision`).
 Ctrl-C or SIGTERM ends a run after the step in progress; `--resume` goes on. Each part of a step's batch (all of it, or
-`micro_batch` samples) seeds torch's generator from the run's seed and the numbers of step and part, which also pick its
-samples; so a resumed run ends with the weights of one that was never stopped (the same machine and thread count given;
-on a GPU up to its rounding), and several processes (`training.distributed`) with those of one.
+`micro_batch` samples) seeds its generators from the run's seed and the numbers of step and part, which also pick its
+samples. So it is all one whether a thread prepares batches ahead (`training.learning.read_ahead`) or a step waits for
+its own; a resumed run ends with the weights of one that was never stopped (the same machine and thread count given; on
+a GPU up to its rounding), and several processes (`training.distributed`) with those of one.
 
 With --device cuda the network, the batches and the losses are on the GPU, and the streams run in mixed precision:
 bfloat16 where the GPU has it, else float16 with a scaled loss. Head, losses and weights are float32 everywhere.
@@ -52,9 +53,10 @@ from training.data.catalog import open_samples as open_labelled
 from training.data.landmarks import LandmarkSamples
 from training.data.samples import HELD_OUT_SEED, Samples, SyntheticSamples, image_size, parse_synthetic
 from training.distributed import Team, gradients_kept, join_team
+from training.learning.read_ahead import ReadAhead
 from training.losses import Losses, PointLosses
 from training.model import CLN
-from training.supervision import ParamSupervision, Terms, supervise
+from training.supervision import Batch, ParamSupervision, Terms, supervise
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ RECORD_NAME = "run.json"
 WHITENING_SAMPLES = 2000
 _BAD_STEPS = 20
 """Steps with a gradient that isn't finite that are skipped in a row before the run gives up."""
+_OF_CROPS = 0x5DEECE66D
 _MAY_CHANGE = ("name", "model", "steps", "augment")
 """Fields of a run's config that resuming doesn't compare; the network's own is checked apart."""
 
@@ -111,9 +114,14 @@ def step_indices(count: int, batch: int, seed: int, step: int, part: int = 0, pa
     return np.sort(np.concatenate(picked))
 
 
-def seed_step(seed: int, step: int, part: int = 0) -> None:
+def part_seed(seed: int, step: int, part: int = 0) -> int:
     """Make all that a part of a step draws a function of the run's seed, the step and the part."""
-    torch.manual_seed(((seed * 1_000_003 + step) * 2_654_435_761 + part * 7_778_742_049) % 2**63)
+    return ((seed * 1_000_003 + step) * 2_654_435_761 + part * 7_778_742_049) % 2**63
+
+
+def part_generator(device: torch.device, seed: int, step: int, part: int = 0) -> torch.Generator:
+    """What a part's crops are drawn with; other numbers than those that the network draws, from torch's own."""
+    return torch.Generator(device).manual_seed(part_seed(seed, step, part) ^ _OF_CROPS)
 
 
 def pick_device(name: str) -> str:
@@ -239,7 +247,9 @@ class Run:
         """Go on to the last step; False if interrupted before it."""
         started, first = time.monotonic(), self.step
         limit = math.inf if self.options.minutes is None else self.options.minutes * 60
-        with interruption(patient=self.team.size > 1) as stop, self._log() as log:
+        with contextlib.ExitStack() as stack:
+            stop = stack.enter_context(interruption(patient=self.team.size > 1))
+            log = stack.enter_context(self._log())
             if self.fine_tunes and self.step == 0 and self.team.leads:
                 log.write(0, self.evaluate())  # what is to be beaten
             bar = tqdm(
@@ -249,10 +259,11 @@ class Run:
                 disable=None if self.team.leads else True,
                 smoothing=0.05,
             )
+            ahead = stack.enter_context(self._reading_ahead())
             while self.step < self.config.steps:
                 if self.team.any(stop.is_set or time.monotonic() - started >= limit):
                     break
-                losses = self.train_step()
+                losses = self.train_step(ahead)
                 bar.update()
                 if self.step % self.options.log_every == 0:
                     rate = (self.step - first) * self.config.batch_size / (time.monotonic() - started)
@@ -266,20 +277,32 @@ class Run:
             self.save()
         return self.step >= self.config.steps
 
-    def train_step(self) -> Losses | PointLosses:
-        """One step of the optimiser; the losses are of this process's parts of the batch, without gradient."""
-        config, step = self.config, self.step
+    def train_step(self, ahead: ReadAhead[tuple[int, int], Batch] | None = None) -> Losses | PointLosses:
+        """One step of the optimiser; the losses are of this process's parts of the batch, without gradient.
+
+        Args:
+            ahead: Where the parts' batches are prepared; here and now without it, with the same outcome.
+        """
+        step = self.step
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
+        before = [buffer.clone() for buffer in self.model.buffers()]
         losses = []
         for part in self.own_parts:
-            seed_step(config.seed, step, part)
-            indices = step_indices(len(self.samples), config.batch_size, config.seed, step, part, self.parts)
+            batch = self.prepare((step, part)) if ahead is None else ahead.take((step, part))
+            torch.manual_seed(part_seed(self.config.seed, step, part))
             with gradients_kept(self.forward, until_last=part == self.own_parts[-1]):
-                losses.append(self._backward(indices))
-        self._apply(step)
+                losses.append(self._backward(batch))
+        self._apply(step, before)
         self.step += 1
         return mean_losses(losses)
+
+    def prepare(self, key: tuple[int, int]) -> Batch:
+        """The batch of a step and one of its parts; any thread may call it."""
+        step, part = key
+        config = self.config
+        indices = step_indices(len(self.samples), config.batch_size, config.seed, step, part, self.parts)
+        return self.supervision.prepare(indices, part_generator(self.device, config.seed, step, part))
 
     def evaluate(self) -> dict[str, float]:
         """Figures of the averaged weights; keeps the checkpoint when it is the best on held-out faces."""
@@ -334,9 +357,13 @@ class Run:
         }
         write_atomically(self.options.out / STATE_NAME, dump(state))
 
-    def _backward(self, indices: NDArray[np.int64]) -> Losses | PointLosses:
+    def _reading_ahead(self) -> ReadAhead[tuple[int, int], Batch]:
+        keys = ((step, part) for step in range(self.step, self.config.steps) for part in self.own_parts)
+        return ReadAhead(self.prepare, keys)
+
+    def _backward(self, batch: Batch) -> Losses | PointLosses:
         """Add one part's share of the batch's gradient."""
-        losses = self.supervision.losses(indices, self.forward, self.model)
+        losses = self.supervision.losses(batch, self.forward, self.model)
         self.scaler.scale(losses.total / len(self.own_parts)).backward()
         return losses
 
@@ -357,19 +384,28 @@ class Run:
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
+        if not all_finite([value for value in state["average"].values() if value.is_floating_point()]):
+            raise FileFormatError(
+                f"{self.options.out / STATE_NAME}: expected finite averaged weights, got NaN or infinity; start again."
+            )
         self.average = Average(self.model, self.config.ema_decay)
         self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state.get("scaler") or self.scaler.state_dict())
         self.step, self.best = int(state["step"]), float(state["best"])
 
-    def _apply(self, step: int) -> None:
+    def _apply(self, step: int, before: Sequence[Tensor]) -> None:
+        """Move the weights, or leave all as it was `before` the step, the statistics of batch norm too."""
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
-        if not bool(torch.isfinite(norm)):
+        statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        self.team.average(statistics)
+        if not (bool(torch.isfinite(norm)) and all_finite(statistics)):
+            for buffer, old in zip(self.model.buffers(), before, strict=True):
+                buffer.copy_(old)
             self.bad_steps += 1
             self.scaler.update()  # halves the scale, which may be all that is wrong
-            logger.warning("step %d skipped: the gradient is not finite", step)
+            logger.warning("step %d skipped: its gradient, or a statistic of batch norm, is not finite", step)
             if self.bad_steps >= _BAD_STEPS:
                 raise InvalidInputError(f"{_BAD_STEPS} steps in a row had no finite gradient; lower the learning rate.")
             return
@@ -378,17 +414,22 @@ class Run:
             group["lr"] = learning_rate(self.config, step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.team.average([buffer for buffer in self.model.buffers() if buffer.is_floating_point()])
         self.average.update(self.model, step)
 
 
 def label_statistics(supervision: ParamSupervision, seed: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (62,) of some samples' labels as training will see them."""
-    seed_step(seed, -1)
+    generator = part_generator(supervision.device, seed, -1)
     total = len(supervision.samples)
     count = min(total, WHITENING_SAMPLES)
     spread = np.arange(count) * total // count  # a set's parts lie one after the other
-    return whitening(torch.cat([supervision.crops(spread[start : start + 100])[1] for start in range(0, count, 100)]))
+    chunks = (spread[start : start + 100] for start in range(0, count, 100))
+    return whitening(torch.cat([supervision.prepare(chunk, generator).truth for chunk in chunks]))
+
+
+def all_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether there is neither NaN nor infinity in any of them."""
+    return bool(torch.cat([tensor.flatten() for tensor in tensors]).isfinite().all())
 
 
 def whitening(params: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.errors import EngineUnavailableError, InvalidInputError, MismatchError
+from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel
 from tests.training.conftest import make_face_model
 from tests.training.test_model import TINY
@@ -19,6 +19,8 @@ from training.checkpoint import dump, load_checkpoint, load_plain
 from training.config import AugmentConfig, LossConfig, TrainConfig, load_config
 from training.data.samples import SyntheticSamples, parse_synthetic
 from training.distributed import Team
+from training.learning.read_ahead import ReadAhead
+from training.losses import Losses
 from training.model import CLN
 from training.train import (
     Run,
@@ -127,9 +129,10 @@ def test_parts_of_a_step_are_the_step_s_samples_and_draw_on_their_own() -> None:
     assert sorted(np.concatenate(parts)) == step_indices(50, 12, 0, 3).tolist()
     drawn = []
     for part in range(3):
-        train.seed_step(7, 3, part)
-        drawn.append(float(torch.rand(())))
-    assert len(set(drawn)) == 3
+        torch.manual_seed(train.part_seed(7, 3, part))
+        crops = train.part_generator(torch.device("cpu"), 7, 3, part)
+        drawn += [float(torch.rand(())), float(torch.rand((), generator=crops))]
+    assert len(set(drawn)) == 6
 
 
 def test_a_full_disk_leaves_the_last_good_files(make_run, face_model: FaceModel) -> None:
@@ -157,15 +160,15 @@ def test_a_full_disk_leaves_the_last_good_files(make_run, face_model: FaceModel)
 
 def test_ctrl_c_ends_the_step_saves_and_can_be_resumed(make_run) -> None:
     run, steps = make_run("run"), []
-    batch = run.samples.batch
+    make_step = run.train_step
 
-    def interrupted(indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def interrupted(ahead: ReadAhead) -> Losses:
         steps.append(run.step)
         if run.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return batch(indices)
+        return make_step(ahead)
 
-    run.samples.batch = interrupted
+    run.train_step = interrupted
     assert not run.train()
     assert steps == [0, 1, 2] and make_run("run", resume=True).step == 3
 
@@ -236,8 +239,7 @@ def test_a_resumed_run_may_be_longer_and_of_an_older_version(make_run) -> None:
 
 def test_all_that_a_step_makes_is_on_the_run_s_device(make_run) -> None:
     # A tensor made without a device lands on the default one; here that is one that can't be mixed with the CPU's.
-    still = AugmentConfig(low_resolution_probability=0.0)  # draws a number for the CPU
-    config = dataclasses.replace(CONFIG, optimizer="sgd", augment=still, loss=LossConfig(disentangled=0.5))
+    config = dataclasses.replace(CONFIG, optimizer="sgd", loss=LossConfig(disentangled=0.5))
     run = make_run("run", config=config)
     before = [parameter.detach().clone() for parameter in run.model.parameters()]
     with torch.device("meta"):
@@ -310,13 +312,67 @@ def test_nothing_to_resume_is_said_at_once(make_run) -> None:
 def test_gradients_that_are_not_finite_change_nothing(make_run) -> None:
     run = make_run("run")
     run.samples.params = run.samples.params.copy()
-    before = [parameter.detach().clone() for parameter in run.model.parameters()]
+    before = [value.clone() for value in (*run.model.state_dict().values(), *run.average.model.state_dict().values())]
     run.samples.params[:] = np.nan
     run.train_step()
-    assert all(torch.equal(a, b) for a, b in zip(before, run.model.parameters(), strict=True))
+    after = [*run.model.state_dict().values(), *run.average.model.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))  # the statistics of batch norm, too
     run.bad_steps = 19
     with pytest.raises(InvalidInputError, match="learning rate"):
         run.train_step()
+
+
+@pytest.mark.parametrize("finite_gradient", [False, True])
+def test_a_forward_pass_that_overflows_leaves_no_trace(
+    make_run, face_model: FaceModel, monkeypatch: pytest.MonkeyPatch, finite_gradient: bool
+) -> None:
+    run = make_run("run")
+    norm = run.model.global_stream[0].norm3
+    losses = run.supervision.losses
+
+    def overflowing(batch: object, forward: object, model: CLN) -> Losses:
+        result = losses(batch, forward, model)
+        norm.running_mean.data.fill_(torch.inf)  # as a float16 forward pass leaves it
+        return result if finite_gradient else dataclasses.replace(result, total=result.total * torch.inf)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.supervision, "losses", overflowing)
+        run.train_step()
+    assert run.bad_steps == 1
+    for _ in range(3):
+        run.train_step()
+    figures = run.evaluate()
+    assert np.isfinite(figures["held_out_nme"])
+    best = load_checkpoint(run.options.out / "best.pth", face_model)
+    assert all(value.isfinite().all() for value in best.state_dict.values())
+
+
+def test_an_average_that_is_not_finite_is_not_resumed(make_run) -> None:
+    run = make_run("run")
+    run.average.model.global_stream[0].norm3.running_mean.fill_(torch.nan)
+    run.save()
+    with pytest.raises(FileFormatError, match="averaged weights"):
+        make_run("run", resume=True)
+
+
+def test_batches_are_made_ahead_in_order_and_an_error_comes_when_its_turn_has() -> None:
+    made: list[int] = []
+
+    def make(key: int) -> int:
+        made.append(key)
+        if key == 3:
+            raise ValueError("damaged")
+        return 10 * key
+
+    with ReadAhead(make, range(9), depth=2) as ahead:
+        assert ahead.take(0) == 0 and ahead.take(1) == 10
+        ahead._pool.submit(lambda: None).result(timeout=10)  # what was asked for before it is made
+        assert made == [0, 1, 2, 3]  # two more than were taken
+        assert ahead.take(2) == 20
+        with pytest.raises(ValueError, match="damaged"):
+            ahead.take(3)
+        with pytest.raises(LookupError):
+            ahead.take(7)
 
 
 def test_an_epoch_shows_every_sample_once() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from runtime.errors import InvalidInputError
 from training.config import StreamConfig
@@ -58,10 +59,12 @@ class RepVGGBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum of the branches, rectified."""
-        # A slice before the 1x1 convolution does for its stride; oneDNN's strided one corrupts memory in the backward
-        # pass (torch 2.13, AVX-512, channels_last, 3 input channels).
+        # A pooling of single pixels does for the 1x1 convolution's stride; oneDNN's strided one corrupts memory in the
+        # backward pass (torch 2.13, AVX-512, channels_last, 3 input channels). A slice would do too, but its gradient
+        # is not channels_last, and all that is behind it then runs many times slower.
         step = self.conv3.stride[0]
-        y = self.norm3(self.conv3(x)) + self.norm1(self.conv1(x[:, :, ::step, ::step]))
+        picked = x if step == 1 else functional.avg_pool2d(x, 1, step)
+        y = self.norm3(self.conv3(x)) + self.norm1(self.conv1(picked))
         if self.norm0 is not None:
             y = y + self.norm0(x)
         return torch.relu(y)

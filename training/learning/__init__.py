@@ -1,0 +1,1 @@
+"""How a network learns: what becomes of samples, and the steps of a run."""
