@@ -14,6 +14,7 @@ Any object with `detect(image) -> list[Detection]` takes its place.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from runtime.engines.onnx import create_session
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
 from runtime.image import as_bgr
-from runtime.roi import Roi, check_box
+from runtime.roi import Roi, check_box, crop
 
 MODEL_PATH = Path(__file__).parent / "assets" / "face_detector.onnx"
 
@@ -39,7 +40,7 @@ _SIGNATURE = {
 }
 _CANDIDATE = 0.5  # part of the score threshold that earns a small face a closer look
 _SMALL = 1 / 6  # of the image's longer side: smaller boxes are looked at again from near
-_WORK_SIZE = 960  # larger images are averaged down to about this size first: no view needs more
+_WORK_SIZE = 960  # in larger images, small faces are searched for in tiles
 
 # BlazeFace's box keeps to eyes and nose and misses the jaw of a turned head: its centre is 16 % of the face off at
 # best, the keypoints' weighted mean 7 %. The weights were fitted to the landmark boxes of a model's 68 points under
@@ -47,6 +48,13 @@ _WORK_SIZE = 960  # larger images are averaged down to about this size first: no
 # heads with the detector's own keypoints, whose tragions lie further in than the ends of the jaw line.
 _CENTER_WEIGHTS = np.array([-0.1, -0.1, 0.0, 0.5, 0.35, 0.35])
 _BOX_PER_SPREAD = 3.1
+# The head's vertical runs from between the eyes to the mouth, but leans over as the head turns, since the mouth lies
+# further in front; so does the line from between the ears to the nose, and this part of it makes up for that: 2 to 5
+# degrees are left from front to profile, where the eyes' own line errs by 4 to 11. Measured as the factor above.
+_LEAN = 0.22
+_TILTED = 20.0  # degrees: faces that seem turned by more in their view are looked at again, turned upright
+_UPRIGHT = 8.0  # degrees: near enough
+_TURNS = 3  # such looks at most
 
 Points = NDArray[np.float64]  # (n, 8, 2): top-left and bottom-right corner of each box, then its six keypoints
 Scores = NDArray[np.float64]  # (n,)
@@ -75,26 +83,38 @@ class FaceDetector(Protocol):
 
 
 def roi_from_detection(detection: Detection) -> Roi:
-    """The region to crop: an estimate of what `Roi.from_landmarks` would say.
+    """The region to crop: an estimate of what `Roi.from_landmarks` would say of the landmarks and the head's angle.
 
-    Its centre is a fixed weighted mean of the six keypoints, its side sqrt(2) * 3.1 times their root-mean-square
-    distance from their mean. Both hold from profile to profile. A detection without keypoints gives `Roi.from_box`.
+    It is turned by `head_angle`. Its centre is a fixed weighted mean of the six keypoints, its side sqrt(2) * 3.1 times
+    their root-mean-square distance from their mean. Both hold from profile to profile. A detection without keypoints
+    gives `Roi.from_box`.
     """
     if detection.keypoints is None:
         return Roi.from_box(detection.box)
     points = detection.keypoints.astype(np.float64)
     center_x, center_y = (float(v) for v in _CENTER_WEIGHTS @ points)
     spread = float(np.sqrt(np.square(points - points.mean(axis=0)).sum(axis=1).mean()))
-    return Roi(center_x=center_x, center_y=center_y, side=math.sqrt(2) * _BOX_PER_SPREAD * spread)
+    side = math.sqrt(2) * _BOX_PER_SPREAD * spread
+    return Roi(center_x=center_x, center_y=center_y, side=side, angle=head_angle(points))
+
+
+def head_angle(keypoints: NDArray[Any]) -> float:
+    """How far keypoints (6, 2) are turned in the image, degrees clockwise, -180..180; 0 for an upright head.
+
+    Holds from profile to profile, where the line of the eyes says little.
+    """
+    down = keypoints[3] - keypoints[:2].mean(axis=0) - _LEAN * (keypoints[2] - keypoints[4:].mean(axis=0))
+    return math.degrees(math.atan2(-down[0], down[1]))
 
 
 class BlazeFaceDetector:
     """The built-in detector, on ONNX Runtime's CPU provider; loads its model when first used.
 
-    One pass finds faces from about 1/20 to 1/2 of the image's longer side. Where it finds none, a second look follows:
-    one view of twice the image's size for faces that fill it, and, above 960 px, overlapping views of half its size for
-    small ones. Small faces, likely or doubtful, are always looked at again from near, which settles their score and
-    makes their keypoints precise.
+    One look finds faces from about 1/20 to 1/2 of the image's longer side, turned in the picture by up to about 60
+    degrees. Where it finds none, others follow: one view of twice the image's size for faces that fill it, above 960 px
+    overlapping views of half its size for small ones, and the picture turned by 90, 180 and 270 degrees. Small faces,
+    likely or doubtful, are always looked at again from near, which settles their score and makes their keypoints
+    precise, and so are turned ones, in a view turned upright by what their keypoints say.
     """
 
     def __init__(
@@ -104,6 +124,7 @@ class BlazeFaceDetector:
         iou_threshold: float = 0.3,
         max_faces: int | None = None,
         thorough: bool = False,
+        quick: bool = False,
         threads: int = 1,
         model_path: Path = MODEL_PATH,
     ) -> None:
@@ -113,7 +134,8 @@ class BlazeFaceDetector:
             score_threshold: lowest score of a face, between 0 and 1.
             iou_threshold: boxes that overlap more (intersection over union) are one face.
             max_faces: at most so many, the best; None for all.
-            thorough: take the second look always, for group photos (some 25 ms on one core).
+            thorough: take all looks always, for group photos (some 40 ms on one core).
+            quick: take the first look alone, for videos: what it misses, it may find in the next frame.
             threads: CPU threads; 0 lets ONNX Runtime choose.
             model_path: another copy of `face_detector.onnx`.
 
@@ -124,12 +146,14 @@ class BlazeFaceDetector:
             raise InvalidInputError(
                 f"thresholds: expected score and IoU between 0 and 1, got {score_threshold} and {iou_threshold}"
             )
+        if thorough and quick:
+            raise InvalidInputError("expected thorough or quick, got both")
         if (max_faces is not None and max_faces < 1) or threads < 0:
             raise InvalidInputError(f"expected max_faces >= 1 or None and threads >= 0, got {max_faces} and {threads}")
         self.score_threshold = score_threshold
         self.iou_threshold = iou_threshold
         self.max_faces = max_faces
-        self.thorough = thorough
+        self.thorough, self.quick = thorough, quick
         self.threads = threads
         self.model_path = Path(model_path)
 
@@ -141,26 +165,35 @@ class BlazeFaceDetector:
             EngineUnavailableError: ONNX Runtime is not installed.
             FileNotFoundError, FileFormatError: the model file is missing, or no copy of `face_detector.onnx`.
         """
-        source = as_bgr(image)
-        block = _block(source.shape[1], source.shape[0])
-        image = _average(source, block)
+        image = as_bgr(image)
         height, width = image.shape[:2]
-        candidate = self.score_threshold * _CANDIDATE
-        votes = [self._look(image, _View.around(width, height, zoom=1), candidate)]
+        candidate = _CANDIDATE * self.score_threshold
+        whole = _around(width, height, zoom=1)
+        votes = self._look(image, whole, candidate)
         points, scores = self._settle(image, votes)
-        if self.thorough or not scores.size:
-            views = [_View.around(width, height, zoom=2)]
-            if max(source.shape[:2]) > _WORK_SIZE:
-                views += _tiles(width, height)
-            votes += [self._look(image, view, candidate) for view in views]
-            points, scores = self._settle(image, votes)
-        faces = zip((points + 0.5) * block - 0.5, scores, strict=True)
-        return [_detection(face, score) for face, score in faces][: self.max_faces]
+        if self.quick or (scores.size and not self.thorough):
+            return self._detections(points, scores)
+        wide = _around(width, height, zoom=2)
+        views = [wide, *(_tiles(width, height) if max(width, height) > _WORK_SIZE else ())]
+        votes += [vote for view in views for vote in self._look(image, view, candidate)]
+        points, scores = self._settle(image, votes)
+        if scores.size and not self.thorough:
+            return self._detections(points, scores)
+        votes = [vote for view in (whole, wide) for vote in self._look(image, view, candidate, turns=(1, 2, 3))]
+        votes = [_away_from(points, vote) for vote in votes]  # a face that is found may look like others from aside
+        points, scores = (np.concatenate(p) for p in zip((points, scores), self._settle(image, votes), strict=True))
+        return self._detections(*_merge(points, scores, self.iou_threshold))
+
+    def _detections(self, points: Points, scores: Scores) -> list[Detection]:
+        return [_detection(face, score) for face, score in zip(points, scores, strict=True)][: self.max_faces]
 
     def _settle(self, image: NDArray[np.uint8], votes: list[tuple[Points, Scores]]) -> tuple[Points, Scores]:
-        """Faces of the views' votes, in pixels of `image`; doubtful small ones are kept if a closer look agrees."""
+        """Faces of the looks' votes, in pixels of `image`; doubtful small ones are kept if a closer look agrees."""
         points, scores = (np.concatenate(parts) for parts in zip(*votes, strict=True))
-        candidates = zip(*_merge(points, scores, self.iou_threshold), strict=True)
+        points, scores = _merge(points, scores, self.iou_threshold)
+        sure = scores >= self.score_threshold
+        doubtful = _away_from(points[sure], (points[~sure], scores[~sure]))
+        candidates = [*zip(points[sure], scores[sure], strict=True), *zip(*doubtful, strict=True)]
         faces = [self._refine(image, face, score) for face, score in candidates]
         points = np.array([face for face, _ in faces]).reshape(-1, 8, 2)
         scores = np.array([score for _, score in faces])
@@ -168,23 +201,43 @@ class BlazeFaceDetector:
         return _merge(points[good], scores[good], self.iou_threshold)
 
     def _refine(self, image: NDArray[np.uint8], face: Points, score: float) -> tuple[Points, float]:
-        """A face (8, 2) in pixels of `image`; one too small in its view for precise keypoints is seen again."""
+        """A face (8, 2) in pixels of `image`; seen again where it is too small or too turned for precise keypoints."""
+        angle = _apparent_angle(face[2:])
+        tilted = abs(angle) > _TILTED
         side = float((face[1] - face[0]).max())
-        if side >= _SMALL * max(image.shape[:2]):
+        if not tilted and side >= _SMALL * max(image.shape[:2]):
             return face, score
-        center = np.clip(face[:2].mean(axis=0), 0, np.array(image.shape[1::-1]) - 1)
-        left, top = np.floor(center - 2 * side).astype(int).tolist()
-        view = _View(left=left, top=top, side=math.ceil(4 * side) + 1)
-        points, scores = _merge(*self._look(image, view, self.score_threshold), self.iou_threshold)
-        same = np.flatnonzero(_iou(face[:2], points[:, :2]) > self.iou_threshold)
-        return (points[same[0]], float(scores[same[0]])) if same.size else (face, score)
+        angle = angle if tilted else 0.0
+        for _ in range(_TURNS if tilted else 1):
+            center_x, center_y = np.clip(face[:2].mean(axis=0), 0, np.array(image.shape[1::-1]) - 1).tolist()
+            view = Roi(center_x=center_x, center_y=center_y, side=4 * max(side, 1.0), angle=angle)
+            (votes,) = self._look(image, view, self.score_threshold)
+            points, scores = _merge(*votes, self.iou_threshold)
+            same = np.flatnonzero(_iou(face[:2], points[:, :2]) > self.iou_threshold)
+            if not same.size:
+                break
+            face, score = points[same[0]], float(scores[same[0]])
+            side = float((face[1] - face[0]).max())
+            left = (head_angle(face[2:]) - angle + 180) % 360 - 180
+            if abs(left) < _UPRIGHT:
+                break
+            angle += left
+        return face, score
 
-    def _look(self, image: NDArray[np.uint8], view: _View, threshold: float) -> tuple[Points, Scores]:
-        """Votes of one view, in pixels of `image`."""
-        canvas, scale, origin = view.render(image)
-        boxes, logits = self._session.run(["boxes", "scores"], {"image": canvas[np.newaxis]})
-        points, scores = _decode(boxes[0], logits[0, :, 0], threshold)
-        return points * scale + origin, scores
+    def _look(
+        self, image: NDArray[np.uint8], view: Roi, threshold: float, turns: Sequence[int] = (0,)
+    ) -> list[tuple[Points, Scores]]:
+        """Votes of one view, in pixels of `image`, for each number of quarter turns that it is looked at in."""
+        canvas = _render(image, view)
+        found = []
+        for turn in turns:
+            turned = np.ascontiguousarray(np.rot90(canvas, turn))
+            boxes, logits = self._session.run(["boxes", "scores"], {"image": turned[np.newaxis]})
+            points, scores = _decode(boxes[0], logits[0, :, 0], threshold)
+            # The network measures from a pixel's corner, the library from its centre: hence the half.
+            upright = Roi(center_x=(_VIEW - 1) / 2, center_y=(_VIEW - 1) / 2, side=_VIEW, angle=90 * turn)
+            found.append((_placed(upright.to_image(points - 0.5, _VIEW), view), scores))
+        return found
 
     @cached_property
     def _session(self) -> Any:
@@ -206,62 +259,47 @@ class BlazeFaceDetector:
         return session
 
 
-@dataclass(frozen=True, kw_only=True)
-class _View:
-    """A square of the image that the network looks at; what lies outside of the image is black, as in training."""
-
-    left: int
-    top: int
-    side: int
-
-    @classmethod
-    def around(cls, width: int, height: int, zoom: int) -> _View:
-        side = max(width, height) * zoom
-        return cls(left=(width - side) // 2, top=(height - side) // 2, side=side)
-
-    def render(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
-        """The view as uint8 (192, 192, 3), and scale (2,) and origin (2,) that take its points back to image pixels.
-
-        The network measures from a pixel's corner, the library from its centre: hence the half.
-        """
-        start = np.array([self.left, self.top])
-        size = np.array(image.shape[1::-1])
-        first, last = np.maximum(start, 0), np.minimum(start + self.side, size)
-        low = np.rint((first - start) * _VIEW / self.side).astype(int)
-        low = np.minimum(low, _VIEW - 1)
-        high = np.maximum(np.rint((last - start) * _VIEW / self.side).astype(int), low + 1)
-        scale = (last - first) / (high - low)
-        part = image[first[1] : last[1], first[0] : last[0]]
-        interpolation = cv2.INTER_AREA if scale.max() > 1 else cv2.INTER_LINEAR
-        canvas = np.zeros((_VIEW, _VIEW, 3), np.uint8)
-        canvas[low[1] : high[1], low[0] : high[0]] = cv2.resize(
-            part, (high - low).tolist(), interpolation=interpolation
-        )
-        return canvas, scale, first - low * scale - 0.5
+def _around(width: int, height: int, zoom: int) -> Roi:
+    return Roi(center_x=(width - 1) / 2, center_y=(height - 1) / 2, side=zoom * max(width, height))
 
 
-def _block(width: int, height: int) -> int:
-    return max(min(max(width, height) // _WORK_SIZE, width, height), 1)
-
-
-def _average(image: NDArray[np.uint8], block: int) -> NDArray[np.uint8]:
-    """Means over blocks of n x n pixels; the incomplete last row and column of blocks are left out."""
-    if block == 1:
-        return image
-    height, width = (length // block for length in image.shape[:2])
-    whole = image[: height * block, : width * block]
-    return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
-
-
-def _tiles(width: int, height: int) -> list[_View]:
+def _tiles(width: int, height: int) -> list[Roi]:
     """Views of half the image's longer side that overlap by half or more."""
     side = -(-max(width, height) // 2)
-    starts = []
+    middles = []
     for length in (width, height):
         count = max(-(-2 * (length - side) // side), 0) + 1
-        first, last = (0, length - side) if count > 1 else ((length - side) // 2,) * 2
-        starts.append([round(v) for v in np.linspace(first, last, count)])
-    return [_View(left=left, top=top, side=side) for top in starts[1] for left in starts[0]]
+        first, last = (0, length - side) if count > 1 else ((length - side) / 2,) * 2
+        middles.append([v + (side - 1) / 2 for v in np.linspace(first, last, count).tolist()])
+    return [Roi(center_x=x, center_y=y, side=side) for y in middles[1] for x in middles[0]]
+
+
+def _render(image: NDArray[np.uint8], view: Roi) -> NDArray[np.uint8]:
+    """The view as uint8 (192, 192, 3); what lies outside of the image is black, as in training."""
+    canvas = crop(image, [view], _VIEW)[0]
+    height, width = image.shape[:2]
+    corners = np.array([(-0.5, -0.5), (width - 0.5, -0.5), (width - 0.5, height - 0.5), (-0.5, height - 0.5)])
+    mask = np.zeros((_VIEW, _VIEW), np.uint8)
+    outline = np.clip(view.to_crop(corners, _VIEW), -(10**6), 10**6)
+    cv2.fillConvexPoly(mask, np.rint(outline * 16).astype(np.int32), 255, shift=4)
+    return np.asarray(cv2.bitwise_and(canvas, canvas, mask=mask), dtype=np.uint8)
+
+
+def _placed(points: Points, view: Roi) -> Points:
+    """A view's faces in the image's pixels: their boxes stay upright and keep their size about their middles."""
+    placed = view.to_image(points, _VIEW)
+    half = np.abs(points[:, 1] - points[:, 0]) / 2 * (view.side / _VIEW)
+    middle = placed[:, :2].mean(axis=1)
+    placed[:, 0], placed[:, 1] = middle - half, middle + half
+    return placed
+
+
+def _apparent_angle(keypoints: NDArray[np.float64]) -> float:
+    """The head's angle, or the eye line's where that says more: network and lines go wrong together past 60 degrees."""
+    across = keypoints[1] - keypoints[0]
+    angles = head_angle(keypoints), math.degrees(math.atan2(across[1], across[0]))
+    near_profile = float(np.hypot(*across)) < 0.3 * float(np.linalg.norm(keypoints[3] - keypoints[:2].mean(axis=0)))
+    return angles[0] if near_profile else max(angles, key=abs)
 
 
 def _decode(boxes: NDArray[np.float32], logits: NDArray[np.float32], threshold: float) -> tuple[Points, Scores]:
@@ -289,6 +327,15 @@ def _merge(points: Points, scores: Scores, iou_threshold: float) -> tuple[Points
         best.append(scores[group[0]])
         left = left[~same]
     return np.concatenate(faces), np.array(best)
+
+
+def _away_from(faces: Points, vote: tuple[Points, Scores]) -> tuple[Points, Scores]:
+    """What of the votes lies on none of the faces: no middle inside the other's box."""
+    points, scores = vote
+    middles, sides = points[:, :2].mean(axis=1), points[:, 1] - points[:, 0]
+    gaps = np.abs(middles[:, np.newaxis] - faces[:, :2].mean(axis=1))
+    touching = (2 * gaps < np.maximum(sides[:, np.newaxis], faces[:, 1] - faces[:, 0])).all(axis=2).any(axis=1)
+    return points[~touching], scores[~touching]
 
 
 def _detection(points: Points, score: float) -> Detection:

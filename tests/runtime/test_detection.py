@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.detection import MODEL_PATH, BlazeFaceDetector, Detection, FaceDetector, roi_from_detection
+from runtime.detection import MODEL_PATH, BlazeFaceDetector, Detection, FaceDetector, head_angle, roi_from_detection
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
+from runtime.face_model import load_face_model
 from runtime.image import read_image
+from runtime.pose import euler_to_rotation
 from runtime.roi import Roi
 
 pytest.importorskip("onnxruntime")
@@ -124,7 +127,16 @@ def test_what_is_no_image_is_refused(detector: BlazeFaceDetector, image: object)
         detector.detect(image)
 
 
-@pytest.mark.parametrize("options", [{"score_threshold": 0}, {"iou_threshold": 1.5}, {"max_faces": 0}, {"threads": -1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"score_threshold": 0},
+        {"iou_threshold": 1.5},
+        {"max_faces": 0},
+        {"threads": -1},
+        {"thorough": True, "quick": True},
+    ],
+)
 def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(InvalidInputError, match="got"):
         BlazeFaceDetector(**options)
@@ -178,3 +190,40 @@ def test_roi_follows_shift_and_scale_of_the_keypoints(detector: BlazeFaceDetecto
     assert (after.center_x, after.center_y, after.side) == pytest.approx(
         (before.center_x * 3 + 7, before.center_y * 3 - 9, before.side * 3), rel=1e-5
     )
+
+
+def turned_photo(photo: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """The photo turned clockwise on grey, and the affine matrix (2, 3) that its points went through."""
+    matrix = cv2.getRotationMatrix2D((255.5, 255.5), -angle, 1.0)
+    matrix[:, 2] += 200
+    return cv2.warpAffine(photo, matrix, (912, 912), borderValue=(90, 90, 90)), matrix
+
+
+@pytest.mark.parametrize("angle", [-30, 45, 75, 90, 120, 150, 180, 225, 285])
+def test_a_turned_face_is_found_and_its_region_turned_upright(detector, photo: np.ndarray, angle: float) -> None:
+    turned, matrix = turned_photo(photo, angle)
+    (face,) = detector.detect(turned)
+    eyes = ASTRONAUT_POINTS[1] - ASTRONAUT_POINTS[0]
+    expected = ASTRONAUT_POINTS @ matrix[:, :2].T + matrix[:, 2]
+    np.testing.assert_allclose(face.keypoints[:4], expected, atol=0.25 * np.hypot(*eyes))
+    off = roi_from_detection(face).angle - angle - roi_from_detection(detector.detect(photo)[0]).angle
+    assert abs((off + 180) % 360 - 180) < 8
+
+
+def test_the_head_s_angle_is_right_up_to_profile() -> None:
+    model, rng, errors = load_face_model(), np.random.default_rng(0), []
+    for yaw in np.linspace(-85, 85, 18):
+        rotation = euler_to_rotation(yaw, rng.uniform(-20, 20), rng.uniform(-30, 30))
+        pose = np.c_[np.diag([1, -1, 1]) @ rotation, np.zeros(3)]
+        points = model.landmarks(np.r_[pose.ravel(), np.zeros(50)].astype(np.float32))[:, :2]
+        parts = [points[36:42].mean(axis=0), points[42:48].mean(axis=0), points[30], points[48:68].mean(axis=0)]
+        # the detector's tragions lie further in than the ends of the jaw line
+        parts += [0.7 * points[0] + 0.3 * points[36], 0.7 * points[16] + 0.3 * points[45]]
+        errors.append(head_angle(np.array(parts)) - math.degrees(math.atan2(rotation[0, 1], rotation[1, 1])))
+    assert np.abs(errors).max() < 8
+
+
+def test_quick_takes_one_look_and_finds_what_that_shows(photo: np.ndarray) -> None:
+    quick = BlazeFaceDetector(quick=True)
+    close = photo[70:190, 160:285]  # fills the view: takes the second look
+    assert len(quick.detect(photo)) == 1 and quick.detect(close) == [] and len(BlazeFaceDetector().detect(close)) == 1
