@@ -41,7 +41,7 @@ def dress(
         dressed.sheets.append(hat.sheet(vertices, material=CLOTH, look=LOOK_FELT, texture=felt))
         dressed.hat, dressed.occlusion = True, hat.occlusion
     if not hatted and not dressed.hat and chance(rng, 0.72):
-        hair = library.hair[int(rng.integers(len(library.hair)))]
+        hair = library.hair[int(rng.choice(len(library.hair), p=library.hair_shares))]
         dressed.sheets.append(hair.sheet(vertices, material=HAIR, look=LOOK_CARDS, round_about=head.shell.center))
         dressed.hair, dressed.occlusion = True, hair.occlusion
     if chance(rng, 0.7):

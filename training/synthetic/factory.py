@@ -20,11 +20,12 @@ from training.synthetic.backgrounds import Backgrounds
 from training.synthetic.camera import Camera, frame, random_distance, random_rotation
 from training.synthetic.dressing import Dressed, dress
 from training.synthetic.environments import look_into
+from training.synthetic.eyes import with_opening
 from training.synthetic.fitted import GREY_LEVEL
 from training.synthetic.hair import hair_color, random_hair, strands
 from training.synthetic.head import HEAD_PATH, Head, load_head
 from training.synthetic.library import AssetLibrary, open_library
-from training.synthetic.lighting import Lights, harmonics, irradiance, random_lights, view_rotation
+from training.synthetic.lighting import Lights, hard_lights, harmonics, irradiance, random_lights, view_rotation
 from training.synthetic.noise import chance, random_color, stream, uint8, uniform
 from training.synthetic.photograph import develop
 from training.synthetic.rasterizer import GeometryBuffer, draw, empty_buffer, rasterize
@@ -35,7 +36,7 @@ FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 7
+FACTORY_VERSION = 8
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 1.5
@@ -89,10 +90,14 @@ class FaceFactory:
             self._atlas = self._library.texels, self._library.table
             self._head = self._head.without("teeth", "tongue")  # the library has its own
 
-    def sample(self, index: int, *, rotation: FloatArray | None = None) -> Sample:
-        """Picture `index` (any non-negative integer); `rotation` (3, 3) turns its head otherwise, all else the same."""
+    def sample(self, index: int, *, rotation: FloatArray | None = None, opening: float | None = None) -> Sample:
+        """Picture `index` (any non-negative integer).
+
+        `rotation (3, 3)` turns its head otherwise, `opening` opens its eyes as far (1: as the mean face's, 0: shut);
+        all else stays the same.
+        """
         rng = stream(self.seed, 0, index)
-        subject = self._subject(rng, rotation)
+        subject = self._subject(rng, rotation, opening)
         lights, backdrop = self._surroundings(rng)
         light, cover, skin = self._render(rng, subject, lights)
         level = lights.level
@@ -113,13 +118,17 @@ class FaceFactory:
 
     def _surroundings(self, rng: np.random.Generator) -> tuple[Lights, FloatArray | None]:
         """Light, and the background that comes with it, if one does."""
-        if self._library is None or chance(rng, 0.35):
+        if self._library is None or chance(rng, 0.25):
             return random_lights(rng), None
+        if chance(rng, 0.16):
+            return hard_lights(rng), None
         lights, seen = look_into(rng, self._library.environment(rng), self.size)
         return lights, seen if chance(rng, 0.7) else None
 
-    def _subject(self, rng: np.random.Generator, given: FloatArray | None) -> _Subject:
+    def _subject(self, rng: np.random.Generator, given: FloatArray | None, opening: float | None) -> _Subject:
         coefficients = _random_coefficients(rng, self._head)
+        if opening is not None:
+            coefficients = with_opening(self._head, coefficients, opening)
         vertices = self._head.vertices(coefficients)
         drawn = random_rotation(rng)  # drawn even if not used: what is drawn after it stays the same
         rotation = drawn if given is None else given.astype(np.float32)
@@ -348,14 +357,14 @@ def _palette(
     repeat = [[1, 1]] + [[uniform(rng, 1, 3), uniform(rng, 1, 3)] for _ in range(4)]
     if library is not None:
         tints = np.zeros((accessories.TEXTURED_LOOKS, 2, 3))
-        hair = hair_tones.mean(axis=0) * uniform(rng, 0.7, 1.1)
+        hair = np.minimum(hair_tones.mean(axis=0) * uniform(rng, 0.7, 1.1), 0.6)
         felt = random_color(rng) * uniform(rng, 0.2, 1.0)
         teeth = paint.colors[shading.C_TEETH] * uniform(rng, 0.8, 1.3)
         tongue = np.array([uniform(rng, 0.5, 0.9), uniform(rng, 0.5, 0.9), uniform(rng, 0.7, 1.1)])
         brows = paint.colors[shading.BROWS]
         tints[:, 0] = [hair / GREY_LEVEL, brows / GREY_LEVEL, brows, teeth, tongue, felt / GREY_LEVEL]
         colors = np.concatenate([colors, tints])
-        gloss += [gloss[0] * uniform(rng, 0.5, 2.0), 0.0, 0.0, 0.25, 0.15, 0.02]
+        gloss += [gloss[0] * uniform(rng, 0.2, 1.0), 0.0, 0.0, 0.25, 0.15, 0.02]
         repeat += [[1, 1]] * accessories.TEXTURED_LOOKS
     return shading.Palette(
         colors=colors.astype(np.float32),

@@ -217,6 +217,6 @@ def _to_grey(texels: ByteArray) -> ByteArray:
     light = LINEAR[texels[..., :3]].mean(axis=2)
     opaque = texels[..., 3] > 100
     mean = float(light[opaque].mean()) if opaque.any() else 1.0
-    level = np.clip(light / max(mean, 1e-4), 0.15, 1 / GREY_LEVEL) * GREY_LEVEL
+    level = np.clip(light / max(mean, 1e-4), 0.25, 2.2) ** 0.8 * GREY_LEVEL
     grey = np.clip(level ** (1 / 2.2) * 255 + 0.5, 0, 255).astype(np.uint8)
     return np.dstack([grey, grey, grey, texels[..., 3]])

@@ -52,6 +52,7 @@ class AssetLibrary:
     irises: FloatArray  # (K, 3) mean colours of the irises, linear BGR
     environments: tuple[Environment, ...]
     hair: tuple[Fitted, ...]
+    hair_shares: FloatArray  # (len(hair),) how often each is worn: seldom if it hides the face
     brows: tuple[Fitted, ...]
     hats: tuple[Fitted, ...]
     hat_textures: tuple[int, ...]
@@ -94,8 +95,11 @@ def open_library(folder: str | os.PathLike[str], head: Head | None = None) -> As
         "hats": tuple(fit(path, head, texture=felt[0], shades=True) for path in _bindings(makehuman / "clothes")),
     }
     texels, table = atlas.pack()
+    features = head.landmark_vertices[17:]
+    seen = np.array([style.occlusion[features].mean() for style in fitted["hair"]]) ** 3
     return AssetLibrary(
         **fitted,
+        hair_shares=(seen / seen.sum()).astype(np.float32),
         hat_textures=tuple(felt),
         teeth=fit(makehuman / "teeth" / "teeth_base" / "teeth_base.mhclo", head, texture=teeth),
         tongue=fit(makehuman / "tongue" / "tongue01" / "tongue01.mhclo", head, texture=tongue),

@@ -126,6 +126,30 @@ def random_lights(rng: np.random.Generator) -> Lights:
     )
 
 
+def hard_lights(rng: np.random.Generator) -> Lights:
+    """One light and next to nothing else: from a side, so that half a face is black, from behind, above or below."""
+    ambient = uniform(rng, 0.005, 0.08)
+    kind = rng.random()
+    if kind < 0.6:  # from a side
+        azimuth = (1 if chance(rng, 0.5) else -1) * uniform(rng, 0.9, 1.9)
+        lift = rng.normal(0.2, 0.35)
+    elif kind < 0.8:  # from behind: a rim of light around a dark face
+        azimuth, lift, ambient = uniform(rng, 2.2, 4.1), uniform(rng, -0.1, 0.8), uniform(rng, 0.05, 0.2)
+    else:  # from above or below
+        azimuth, lift = uniform(rng, -0.6, 0.6), uniform(rng, 0.8, 1.4) * (1 if chance(rng, 0.75) else -1)
+    key = np.array([np.cos(lift) * np.sin(azimuth), np.sin(lift), np.cos(lift) * np.cos(azimuth)])
+    tint = 1 + rng.normal(0, 0.12, 3)
+    return Lights(
+        ambient=(ambient * (1 + rng.normal(0, 0.1, 3))).clip(0).astype(np.float32),
+        directions=np.stack([_towards(rng, front=0.2, up=0.3)]),
+        colors=(uniform(rng, 0.0, 0.25) * np.ones((1, 3))).astype(np.float32),
+        key_direction=_unit(key),
+        key_color=np.clip(uniform(rng, 0.8, 2.5) * tint, 0, None).astype(np.float32),
+        shadow_softness=uniform(rng, 0.4, 2.0),
+        shadow_strength=uniform(rng, 0.9, 1.0),
+    )
+
+
 def _unit(vector: NDArray[np.floating]) -> FloatArray:
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 

@@ -25,10 +25,11 @@ def develop(rng: np.random.Generator, light: FloatArray, face: NDArray[np.bool_]
     picture = _blur(rng, picture)
     picture = _noise(rng, picture)
     developed = np.asarray(np.clip(picture * 255.0 + 0.5, 0, 255), np.uint8)
-    if chance(rng, 0.55):
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(28, 96))]
+    if chance(rng, 0.65):
+        low, high = (8, 30) if chance(rng, 0.12) else (28, 96)  # heavy compression now and then
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(low, high))]
         developed = cv2.imdecode(cv2.imencode(".jpg", developed, quality)[1], cv2.IMREAD_COLOR)
-    return _picture_edge(rng, developed) if chance(rng, 0.12) else developed
+    return _picture_edge(rng, developed) if chance(rng, 0.15) else developed
 
 
 def _expose(rng: np.random.Generator, light: FloatArray, face: NDArray[np.bool_]) -> FloatArray:
@@ -36,6 +37,8 @@ def _expose(rng: np.random.Generator, light: FloatArray, face: NDArray[np.bool_]
     sample = light[face] if face.sum() > 50 else light.reshape(-1, 3)
     level = float(np.percentile(sample.mean(axis=1)[::4], 75)) + 0.01
     target = float(np.exp(rng.normal(np.log(0.40), 0.40)))
+    if chance(rng, 0.07):
+        target *= uniform(rng, 0.03, 0.3)  # so dark that little is left
     gain = target / level ** uniform(rng, 0.8, 1.0) * (1 + rng.normal(0, 0.05, 3))
     x = np.linspace(0, _BRIGHTEST, _TONES, dtype=np.float32)
     shoulder = uniform(rng, 0.0, 1.0)  # 0: clips hard, 1: rolls off as film does
@@ -51,7 +54,7 @@ def _expose(rng: np.random.Generator, light: FloatArray, face: NDArray[np.bool_]
 
 def _color(rng: np.random.Generator, picture: FloatArray) -> FloatArray:
     """Saturation, black and white (also with hard contrast), sepia, vignette."""
-    if chance(rng, 0.1):
+    if chance(rng, 0.13):
         grey = picture @ np.array([uniform(rng, 0.05, 0.3), uniform(rng, 0.4, 0.7), uniform(rng, 0.2, 0.4)], np.float32)
         if chance(rng, 0.4):
             grey = np.clip((grey - grey.mean()) * uniform(rng, 1.1, 1.9) + grey.mean() * uniform(rng, 0.6, 1.1), 0, 1)
@@ -106,8 +109,11 @@ def _noise(rng: np.random.Generator, picture: FloatArray) -> FloatArray:
 def _picture_edge(rng: np.random.Generator, picture: ByteArray) -> ByteArray:
     """The face is near the photograph's edge: beyond it the crop repeats the last pixels, or is black."""
     size = len(picture)
-    depth = int(size * uniform(rng, 0.03, 0.22))
-    side = int(rng.integers(4))
+    side, black = int(rng.integers(4)), chance(rng, 0.6)
     turned = np.rot90(picture, side).copy()
-    turned[:depth] = turned[depth] if chance(rng, 0.6) else 0
+    for _ in range(1 if chance(rng, 0.75) else 2):  # two: a corner of the photograph
+        depth = int(size * uniform(rng, 0.03, 0.3))
+        turned[:depth] = 0 if black else turned[depth]
+        turned = np.rot90(turned).copy()
+        side += 1
     return np.ascontiguousarray(np.rot90(turned, -side))
