@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.face_model import load_face_model
 from training.synthetic import accessories, shading
 from training.synthetic.appearance import expression_cues, random_complexion, random_gaze, random_paint, textured
 from training.synthetic.backgrounds import Backgrounds
@@ -81,6 +82,7 @@ class FaceFactory:
         """Reads the head and all assets; libraries of noise fill as samples ask for them."""
         self.size, self.margin, self.seed = size, margin, seed
         self._head = load_head(head_path)
+        self._face_model = load_face_model()
         self._maps = SkinMaps(self._head, seed)
         self._backgrounds = Backgrounds(seed)
         self._library: AssetLibrary | None = None
@@ -134,7 +136,7 @@ class FaceFactory:
         rotation = drawn if given is None else given.astype(np.float32)
         vertices = _turn_shoulders(vertices, self._head.body, rotation, uniform(rng, 0, 0.8))
         camera = frame(
-            rotation, random_distance(rng), vertices[self._head.landmark_vertices],
+            rotation, random_distance(rng), self._face_model.at_landmarks(vertices[self._head.face_vertices]),
             vertices[self._head.face_vertices[::_FIT_STRIDE]], size=self.size, margin=self.margin,
         )  # fmt: skip
         return _Subject(
