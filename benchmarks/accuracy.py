@@ -17,6 +17,7 @@ from tqdm import tqdm
 from benchmarks.machine import versions
 from benchmarks.output import add_outputs, number, publish, run, table
 from runtime import load_face_model
+from runtime.command import command
 
 _FACES = 200
 _BINS = ("[0, 30]", "(30, 60]", "(60, 90]")
@@ -60,6 +61,7 @@ def markdown(values: dict[str, Any]) -> str:
     return table(columns, rows)
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.command import command, print_error
+
 FACES, SETTLED = 1000, 100  # faces in all; those after which growth counts
 _STATM = Path("/proc/self/statm")
 
@@ -71,6 +73,7 @@ def resident_mb() -> float | None:
     return round(int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6, 3)
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
@@ -85,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"after {options.faces} faces, {_mb(result.growth_mb)} more than after {SETTLED}"
             )
     except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     return 0
 

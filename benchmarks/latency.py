@@ -31,6 +31,7 @@ from benchmarks.footprint import Footprint, footprint
 from benchmarks.machine import device, versions
 from benchmarks.output import add_outputs, number, publish, run, table
 from runtime import InvalidInputError, Reconstructor, Roi, crop, read_image
+from runtime.command import command
 from runtime.files import write_atomically
 
 STAGES = ("detect", "crop", "host_to_device", "network", "device_to_host", "decode", "end_to_end")
@@ -267,6 +268,7 @@ def _draw_lines(axes: Any, results: Sequence[dict[str, Any]]) -> None:
             line.set_color(colors.setdefault(engine, line.get_color()))
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)

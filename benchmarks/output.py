@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime import ClnError
+from runtime.command import Exit, print_error
 from runtime.files import write_atomically
 
 
@@ -43,7 +42,7 @@ def run(work: Callable[[], None]) -> int:
     """A command's exit status: what `work` refuses or fails at is one line on stderr."""
     try:
         work()
-    except (ClnError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    except RuntimeError as error:  # a library's; all others are the command's (`runtime.command`)
+        print_error(error)
+        return Exit.FAILED
+    return Exit.DONE

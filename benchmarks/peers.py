@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.output import run
+from runtime.command import command
 from runtime.files import write_atomically
 
 SIZE = 120
@@ -84,6 +85,7 @@ class _Graph:
         return name
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=(__doc__ or "").split("\n\n")[0])

@@ -14,42 +14,41 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from runtime import ClnError, FileFormatError, InvalidInputError, Reconstructor
+from runtime import FileFormatError, InvalidInputError, Reconstructor
 from runtime.batches import Outcome, photos_in, reconstruct_files
+from runtime.command import command, exit_status, print_error
 
 _FOLDER_BATCH = 32
 _BAR = 30  # characters
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, or 2 with one line of error for each thing that went wrong."""
+    """Runs the command; returns its exit status (`runtime.command.Exit`)."""
     options = _parser().parse_args(arguments)
-    try:
-        if options.batch is not None and options.batch < 1:
-            raise InvalidInputError(f"--batch: expected at least 1, got {options.batch}")
-        folder = len(options.photos) == 1 and options.photos[0].is_dir()
-        photos = photos_in(options.photos[0]) if folder else options.photos
-        _check_stems(photos)
-        boxes = _read_boxes(options.boxes, photos) if options.boxes else {}
-        with Reconstructor(options.engine, face_model=options.face_model, threads=options.threads) as reconstruct:
-            batch = options.batch or (_FOLDER_BATCH if folder else 1)
-            outcomes = reconstruct_files(reconstruct, photos, boxes, options.out, batch=batch)
-            return _tell_folder(outcomes, len(photos)) if folder else _tell_photos(outcomes, options.out)
-    except (ClnError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.batch is not None and options.batch < 1:
+        raise InvalidInputError(f"--batch: expected at least 1, got {options.batch}")
+    folder = len(options.photos) == 1 and options.photos[0].is_dir()
+    photos = photos_in(options.photos[0]) if folder else options.photos
+    _check_stems(photos)
+    boxes = _read_boxes(options.boxes, photos) if options.boxes else {}
+    with Reconstructor(options.engine, face_model=options.face_model, threads=options.threads) as reconstruct:
+        batch = options.batch or (_FOLDER_BATCH if folder else 1)
+        outcomes = reconstruct_files(reconstruct, photos, boxes, options.out, batch=batch)
+        return _tell_folder(outcomes, len(photos)) if folder else _tell_photos(outcomes, options.out)
 
 
 def _tell_photos(outcomes: Iterable[Outcome], out: Path) -> int:
     """One line for each photograph as it is done."""
-    status = 0
+    total = skipped = 0
     for outcome in outcomes:
+        total += 1
         if outcome.error is None:
             print(_describe(outcome, out))
         else:
-            print(f"error: {outcome.error}", file=sys.stderr)
-            status = 2
-    return status
+            print_error(outcome.error)
+            skipped += 1
+    return exit_status(skipped=skipped, total=total)
 
 
 def _describe(outcome: Outcome, out: Path) -> str:
@@ -82,8 +81,8 @@ def _tell_folder(outcomes: Iterable[Outcome], total: int) -> int:
         f"{empty} without a face, {len(skipped)} skipped"
     )
     for error in skipped:
-        print(f"error: skipped {error}", file=sys.stderr)
-    return 2 if skipped else 0
+        print_error(f"skipped {error}")
+    return exit_status(skipped=len(skipped), total=total)
 
 
 def _check_stems(photos: Sequence[Path]) -> None:

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from runtime.command import command, exit_status, one_line, print_error
 from runtime.errors import ClnError, InvalidInputError, MismatchError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
@@ -205,6 +206,7 @@ def _connect(scheme: str, host: str, timeout: float) -> tuple[Any, Any]:
     return triton, triton.InferenceServerClient(host, ssl=tls, connection_timeout=timeout, network_timeout=timeout)
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m serving.client", description=(__doc__ or "").split("\n\n")[0])
@@ -214,20 +216,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=TIMEOUT, metavar="SECONDS")
     options = parser.parse_args(arguments)
     failed = 0
-    try:
-        with FaceClient(options.url, face_model=options.face_model, timeout=options.timeout) as client:
-            for photo in options.photos:
-                try:
-                    faces = client(photo)
-                except (InvalidInputError, OSError) as error:
-                    print(f"error: {photo}: {error}", file=sys.stderr)
-                    failed += 1
-                else:
-                    print(json.dumps({"image": str(photo), "faces": [face.to_dict() for face in faces]}), flush=True)
-    except (ClnError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0 if not failed else 2 if failed == len(options.photos) else 1
+    with FaceClient(options.url, face_model=options.face_model, timeout=options.timeout) as client:
+        for photo in options.photos:
+            try:
+                faces = client(photo)
+            except (InvalidInputError, OSError) as error:
+                print_error(f"{photo}: {one_line(error)}")
+                failed += 1
+            else:
+                print(json.dumps({"image": str(photo), "faces": [face.to_dict() for face in faces]}), flush=True)
+    return exit_status(skipped=failed, total=len(options.photos))
 
 
 if __name__ == "__main__":

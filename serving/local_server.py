@@ -31,7 +31,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from runtime.errors import ClnError, EngineUnavailableError, InvalidInputError
+from runtime.command import Exit, command, print_error
+from runtime.errors import EngineUnavailableError, InvalidInputError
 from serving.protocol import MODEL
 
 REQUIREMENTS = ("numpy>=1.26,<2", "nvidia-pytriton==0.7.0")
@@ -213,6 +214,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
@@ -225,23 +227,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.models is None and not options.install:
         parser.error("expected MODELS or --install")
-    try:
-        if options.install:
-            install(environment())
-            print(f"installed: {environment()}")
-        if options.models is not None:
-            with LocalServer(options.models, grpc_port=options.grpc_port, http_port=options.http_port) as server:
-                print(f"serving '{MODEL}' at {server.grpc} and {server.http}; Ctrl-C ends it")
-                while server.is_running():
-                    time.sleep(0.5)
-                print(f"error: Triton ended by itself; {server.errors()}", file=sys.stderr)
-                return 2
-    except (ClnError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    if options.install:
+        install(environment())
+        print(f"installed: {environment()}")
+    if options.models is not None:
+        with LocalServer(options.models, grpc_port=options.grpc_port, http_port=options.http_port) as server:
+            print(f"serving '{MODEL}' at {server.grpc} and {server.http}; Ctrl-C ends it")
+            while server.is_running():
+                time.sleep(0.5)
+            print_error(f"Triton ended by itself; {server.errors()}")
+            return Exit.FAILED
+    return Exit.DONE
 
 
 if __name__ == "__main__":

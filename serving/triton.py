@@ -21,11 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.command import command
 from runtime.cores import usable_cores
 from runtime.engines.base import SUFFIXES
 from runtime.engines.onnx import OnnxEngine
 from runtime.engines.plans import read_plan_manifest
-from runtime.errors import ClnError, InvalidInputError, MismatchError
+from runtime.errors import InvalidInputError, MismatchError
 from runtime.face_model import load_face_model
 from runtime.files import sha256, write_atomically
 from runtime.manifest import INPUT, OUTPUT, Manifest
@@ -237,6 +238,7 @@ def write_repository(
     return list(files)
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m serving.triton", description=(__doc__ or "").split("\n\n")[0])
@@ -246,17 +248,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--face-model", type=Path, metavar="FILE", help="face model (default: the bundled one)")
     parser.add_argument("--instances", type=int, metavar="N", help="processes of `faces` (default: one a core)")
     options = parser.parse_args(arguments)
-    try:
-        files = write_repository(
-            options.engine,
-            options.models,
-            name=options.name,
-            face_model=options.face_model,
-            instances=options.instances,
-        )
-    except (ClnError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    files = write_repository(
+        options.engine,
+        options.models,
+        name=options.name,
+        face_model=options.face_model,
+        instances=options.instances,
+    )
     if options.engine.suffix == ".engine" and files[0].suffix == ".onnx":
         print(
             f"{options.engine}: a plan of TensorRT-RTX, which only 'faces' can run; "

@@ -8,12 +8,14 @@ Orthographic, twice the size and shrunk for smooth edges.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from runtime import safetensors
+from runtime.command import command
 from runtime.pose import euler_to_rotation
 from runtime.rasterizer import rasterize, vertex_normals
 
@@ -38,7 +40,8 @@ SLACK_MM = 0.7
 """How precisely an expression's landmarks must get there, against coefficients of size one."""
 
 
-def main() -> None:
+@command()
+def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--face-model", type=Path, default=ROOT / "runtime/assets/face_model.safetensors")
@@ -49,6 +52,7 @@ def main() -> None:
     picture = compose(tensors, colours)
     if not cv2.imwrite(str(options.output), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
         parser.error(f"expected to write {options.output}, could not: name a writable .png")
+    return 0
 
 
 def vertex_colours(region: np.ndarray, names: list[str]) -> np.ndarray:
@@ -118,4 +122,4 @@ def facing_triangles(screen: np.ndarray, triangles: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.errors import ClnError
+from runtime.command import command
 from runtime.face_model import POSE_SIZE, FaceModel, load_face_model
 from runtime.pose import decompose, rotation_to_euler
 from tools.face_model.modes import similarity
@@ -28,19 +28,16 @@ from training.metrics import by_yaw
 GROUPS = {"jaw": (0, 17), "brows": (17, 27), "nose": (27, 36), "eyes": (36, 48), "mouth": (48, 68)}
 
 
+@command()
 def main() -> int:
-    """Command line; 0, or 2 after an error's one line."""
+    """Command line; its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samples", type=Path, help="folder with AFLW2000-3D's .jpg and .mat files")
     parser.add_argument("--face-model", type=Path, help="default: the bundled one")
     parser.add_argument("--mean-points", type=Path, help=".npz whose `mean (68, 3)` the mean face is compared with")
     options = parser.parse_args()
-    try:
-        faces = load_aflw2000(options.samples)
-        model = load_face_model(options.face_model)
-    except (ClnError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    faces = load_aflw2000(options.samples)
+    model = load_face_model(options.face_model)
     if options.mean_points:
         mean = model.at_landmarks(model.mean).astype(np.float64)
         compare_means(mean, np.load(options.mean_points)["mean"].astype(np.float64))

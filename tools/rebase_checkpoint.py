@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime.errors import ClnError, MismatchError
+from runtime.command import command
+from runtime.errors import MismatchError
 from runtime.face_model import POSE_SIZE, FaceModel, load_face_model
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -25,6 +26,7 @@ RIDGE = 1e-3
 """Of the mean squared length of a mode: keeps coefficients small where two modes nearly coincide."""
 
 
+@command()
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -33,11 +35,8 @@ def main() -> int:
     parser.add_argument("--to", dest="new", type=Path, help="the new face model (default: the bundled one)")
     parser.add_argument("--out", type=Path, required=True, help="where to write the new checkpoint")
     options = parser.parse_args()
-    try:
-        old, new = load_face_model(options.old), load_face_model(options.new)
-        save_checkpoint(options.out, rebase(load_checkpoint(options.checkpoint, old), old, new))
-    except (ClnError, OSError) as error:
-        parser.error(str(error))
+    old, new = load_face_model(options.old), load_face_model(options.new)
+    save_checkpoint(options.out, rebase(load_checkpoint(options.checkpoint, old), old, new))
     return 0
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ClnError
+from runtime.command import command
 from tools.face_model.modes import FLIP, similarity
 from training.data.aflw2000 import load_aflw2000
 from training.data.landmarks import IBUG_68
@@ -48,15 +48,13 @@ class Anchors:
     shape_count: int
 
 
+@command()
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR", help="AFLW2000-3D images with their .mat")
     options = parser.parse_args()
-    try:
-        faces = load_aflw2000(options.folder)
-    except (ClnError, OSError) as error:
-        parser.error(str(error))
+    faces = load_aflw2000(options.folder)
     points = np.stack([normalised(face.landmarks) for face in faces])
     anchors = load_anchors()
     whole = offsets_of(anchors, points)

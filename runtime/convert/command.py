@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from runtime.command import command
 from runtime.convert.basel import is_basel, read_basel
 from runtime.convert.draft import write_model
 from runtime.convert.ict import is_ict, read_ict
-from runtime.errors import ClnError, InvalidInputError
+from runtime.errors import InvalidInputError
 from runtime.face_model import FaceModel
 
 
@@ -34,26 +34,20 @@ def convert(source: Path, out: Path, *, shape_count: int = 40, expression_count:
     )
 
 
+@command()
 def main(arguments: list[str] | None = None) -> int:
-    """0, or 2 after an error's one line."""
+    """Runs the command; returns its exit status (`runtime.command.Exit`)."""
     parser = argparse.ArgumentParser(prog="python -m runtime.face_model", description="Face models as files.")
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("convert", help="make a face model file of another project's model")
-    command.add_argument("source", type=Path, help="folder or file of 3DDFA, 3DDFA_V2 or ICT-FaceKit")
-    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="face model to write (.safetensors)")
-    command.add_argument("--shape-count", type=int, default=40, metavar="S", help="shape modes (default: 40)")
-    command.add_argument("--expression-count", type=int, default=10, metavar="E", help="expression modes (default: 10)")
+    add = commands.add_parser("convert", help="make a face model file of another project's model").add_argument
+    add("source", type=Path, help="folder or file of 3DDFA, 3DDFA_V2 or ICT-FaceKit")
+    add("--out", type=Path, required=True, metavar="FILE", help="face model to write (.safetensors)")
+    add("--shape-count", type=int, default=40, metavar="S", help="shape modes (default: 40)")
+    add("--expression-count", type=int, default=10, metavar="E", help="expression modes (default: 10)")
     options = parser.parse_args(arguments)
-    try:
-        model = convert(
-            options.source,
-            options.out,
-            shape_count=options.shape_count,
-            expression_count=options.expression_count,
-        )
-    except (ClnError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    model = convert(
+        options.source, options.out, shape_count=options.shape_count, expression_count=options.expression_count
+    )
     print(
         f"{options.out}: {model.name}, {len(model.mean)} vertices, {model.shape_count} + {model.expression_count} modes"
         + ("" if model.can_mirror else "; not mirror-symmetric: train without flips")

@@ -47,12 +47,12 @@ def test_a_photo_without_a_face_is_no_error_and_says_so(tmp_path, capsys, engine
     assert json.loads((tmp_path / "o" / "grey.json").read_text()) == {"image": "grey.png", "faces": []}
 
 
-def test_each_error_is_one_line_with_status_2_and_the_rest_goes_on(tmp_path, capsys, engine_file):
+def test_each_error_is_one_line_with_status_1_and_the_rest_goes_on(tmp_path, capsys, engine_file):
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
     (tmp_path / "empty.png").write_bytes(b"")
     photos = [tmp_path / "none.jpg", tmp_path / "broken.jpg", tmp_path / "empty.png", tmp_path, PHOTO]
     status, out, err = run(capsys, *photos, "--engine", engine_file, "--out", tmp_path / "o")
-    assert status == 2 and len(err.splitlines()) == 4
+    assert status == 1 and len(err.splitlines()) == 4
     assert all(line.startswith("error: ") and "expected an image" in line for line in err.splitlines())
     assert (tmp_path / "o" / "astronaut.json").exists() and "astronaut" in out
 

@@ -1,0 +1,185 @@
+"""What every command of every room shares: exit codes, errors as one line, Ctrl-C, and text that any terminal takes.
+
+    @command()
+    def main(arguments: Sequence[str] | None = None) -> int:
+        options = _parser().parse_args(arguments)
+        …
+        return Exit.SKIPPED if skipped else Exit.DONE
+
+What is printed never decides what is done: characters that the terminal's encoding lacks are written as escapes, and
+output that nobody reads any more (`| head`) is dropped while the work goes on. Warnings are one line each as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import io
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from typing import Any, ParamSpec, TextIO
+
+from runtime.errors import ClnError
+
+P = ParamSpec("P")
+
+TRACEBACK_VARIABLE = "CLN_TRACEBACK"
+"""Environment variable: set, a bug's traceback is printed too."""
+_ADVICE = {
+    errno.ENOSPC: "free space or name another place",
+    errno.EDQUOT: "free space or name another place",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "name a place that can be written",
+    errno.EISDIR: "name a file",
+    errno.ENOTDIR: "name a folder",
+    errno.ENOENT: "check the path",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+class Exit(IntEnum):
+    """How a command ends."""
+
+    DONE = 0
+    """Everything was done."""
+    SKIPPED = 1
+    """Some items were done and some skipped, or a check found something wrong; each has its line."""
+    FAILED = 2
+    """Nothing could be done, or the command was called wrongly."""
+    INTERRUPTED = 130
+    """Ctrl-C."""
+
+
+def command(*, interrupted: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
+    """Decorates a command's `main`: errors become one line and `Exit.FAILED`, Ctrl-C `Exit.INTERRUPTED`.
+
+    Args:
+        interrupted: what a user wants to know after Ctrl-C, such as "what was rendered is kept".
+    """
+
+    def decorate(main: Callable[P, int]) -> Callable[P, int]:
+        @functools.wraps(main)
+        def run(*args: P.args, **kwargs: P.kwargs) -> int:
+            with _tolerant_output() as lost:
+                status = _status(functools.partial(main, *args, **kwargs), interrupted)
+            if lost and status == Exit.DONE:
+                print_error(f"standard output: {lost[0].strerror}; what was printed is not complete")
+                return Exit.SKIPPED
+            return status
+
+        return run
+
+    return decorate
+
+
+def _status(main: Callable[[], int], interrupted: str) -> int:
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print(f"interrupted; {interrupted}" if interrupted else "interrupted", file=sys.stderr)
+        return Exit.INTERRUPTED
+    except (ClnError, OSError, MemoryError) as error:
+        print_error(error)
+        return Exit.FAILED
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            traceback.print_exc()
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        print_error(
+            f"internal error: {type(error).__name__}: {error} ({os.path.basename(place.filename)}:{place.lineno}); "
+            f"this is a bug, please report it with the output of {TRACEBACK_VARIABLE}=1"
+        )
+        return Exit.FAILED
+
+
+def exit_status(*, skipped: int, total: int) -> Exit:
+    """Of a command with `total` items of which `skipped` could not be done."""
+    return Exit.DONE if not skipped else Exit.FAILED if skipped >= total else Exit.SKIPPED
+
+
+def print_error(error: object) -> None:
+    """Prints one line of error: a text, or an exception as `one_line` says it."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
+
+
+def one_line(error: object) -> str:
+    """An exception or a text as one printable line; of the system's errors, the file's name and what to do too."""
+    text = str(error)
+    if isinstance(error, MemoryError):
+        text = f"out of memory{f': {text}' if text else ''}; give it smaller or fewer inputs at a time"
+    elif isinstance(error, OSError) and error.strerror:
+        name = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        advice = _ADVICE.get(error.errno or 0)
+        text = f"{name}{error.strerror}{f'; {advice}' if advice else ''}"
+    return "".join(c if c.isprintable() else _escaped(c) for c in " ".join(text.splitlines()))
+
+
+def _escaped(character: str) -> str:
+    return " " if character == "\t" else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+@contextlib.contextmanager
+def _tolerant_output() -> Iterator[list[OSError]]:
+    """Standard output and error that take any text and outlive their reader; yields what else went wrong with them."""
+    lost: list[OSError] = []
+    before = sys.stdout, sys.stderr, warnings.showwarning
+    sys.stdout, sys.stderr = (_tolerant(stream, lost) for stream in before[:2])
+    warnings.showwarning = _show_warning
+    try:
+        yield lost
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+        sys.stdout, sys.stderr, warnings.showwarning = before
+
+
+def _tolerant(stream: Any, lost: list[OSError]) -> Any:
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream  # none (no terminal at all), or a notebook's or a test's own
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):
+        stream.reconfigure(errors="backslashreplace")
+        return stream
+    raw = io.BufferedWriter(_Output(number, lost))
+    return io.TextIOWrapper(
+        raw, encoding=stream.encoding, errors="backslashreplace", newline=None, line_buffering=stream.line_buffering
+    )
+
+
+class _Output(io.FileIO):
+    """A descriptor that takes everything: what can't be written is dropped."""
+
+    def __init__(self, number: int, lost: list[OSError]) -> None:
+        super().__init__(number, "wb", closefd=False)
+        self._lost = lost
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EINVAL):  # nobody reads any more (EINVAL is Windows' word for it)
+                self._lost.append(error)
+            return memoryview(data).nbytes
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"warning: {one_line(message)}", file=file or sys.stderr)
