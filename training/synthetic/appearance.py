@@ -107,7 +107,11 @@ def textured(rng: np.random.Generator, paint: s.SkinPaint, library: AssetLibrary
     numbers[s.SPOTS] *= uniform(rng, 0, 0.8)
     numbers[s.RELIEF] *= 0.7
     numbers[s.EYE_AREA] *= 0.5
-    numbers[s.LIPS] = uniform(rng, 0.4, 1.0) if chance(rng, 0.25) else 0.0
+    made_up = chance(rng, 0.4) and numbers[s.BEARD] == 0
+    numbers[s.LIPS] = uniform(rng, 0.4, 1.0) if made_up else 0.0
+    colors[s.LIPS] = np.array([uniform(rng, 0.02, 0.2), uniform(rng, 0.01, 0.12), uniform(rng, 0.2, 0.7)])
+    colors[s.BROWS] = colors[s.BROWS] * uniform(rng, 1.0, 1.8)
+    numbers[s.GLOSS] *= uniform(rng, 0.5, 1.2)
     eye = int(rng.integers(len(library.eyes)))
     white = uniform(rng, 0.6, 1.05) * np.array([uniform(rng, 0.9, 1.05), 1.0, 1.0])
     return replace(

@@ -40,7 +40,7 @@ def dress(
         felt = library.hat_textures[int(rng.integers(len(library.hat_textures)))]
         dressed.sheets.append(hat.sheet(vertices, material=CLOTH, look=LOOK_FELT, texture=felt))
         dressed.hat, dressed.occlusion = True, hat.occlusion
-    if not hatted and not dressed.hat and chance(rng, 0.72):
+    if not hatted and not dressed.hat and chance(rng, 0.84):
         hair = library.hair[int(rng.choice(len(library.hair), p=library.hair_shares))]
         dressed.sheets.append(hair.sheet(vertices, material=HAIR, look=LOOK_CARDS, round_about=head.shell.center))
         dressed.hair, dressed.occlusion = True, hair.occlusion

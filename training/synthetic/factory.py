@@ -37,7 +37,7 @@ FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 8
+FACTORY_VERSION = 9
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 1.5
@@ -227,7 +227,8 @@ def _random_coefficients(rng: np.random.Generator, head: Head) -> FloatArray:
         t = uniform(rng, 0, 1)
         shape = (np.cos(t) * shape + np.sin(t) * shapes[rng.integers(len(shapes))]).astype(np.float32)
     shape = 0.9 * shape + 0.4 * rng.standard_normal(len(shape), dtype=np.float32)
-    expression = expressions[rng.integers(len(expressions))] * uniform(rng, 0.6, 1.1)
+    wide = head.smiles if chance(rng, 0.3) else slice(None)
+    expression = rng.choice(expressions[wide]) * uniform(rng, 0.6, 1.1)
     if chance(rng, 0.12):
         expression = expression * 0.2
     return np.concatenate([shape, expression]).astype(np.float32)
@@ -297,7 +298,8 @@ def _assemble(
         casts_shadow=per_triangle(zeros + 1, [sheet.casts_shadow for sheet in sheets], np.bool_),
         texture_of=per_triangle(zeros - 1.0, [sheet.texture for sheet in sheets], np.int32),
         base_uv=head.base_uv[source],
-        untextured=head.on_base_seam,
+        seam_row=head.seam_uv[0],
+        seam_uv=head.seam_uv[1],
     )
     return scene, np.stack(masks) if masks else np.zeros((1, 1, 1), np.uint8)
 

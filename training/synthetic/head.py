@@ -155,9 +155,30 @@ class Head:
         return np.where(cavity, np.uint8(shading.FLESH), material)
 
     @cached_property
-    def on_base_seam(self) -> NDArray[np.bool_]:
-        """Triangles (T,) that straddle a seam of the base mesh's texture: they have no texture of their own."""
-        return np.asarray(np.ptp(self.base_uv[self.model_triangles], axis=1).max(axis=1) > _BASE_SEAM)
+    def smiles(self) -> IntArray:
+        """The expression samples (K,) that smile most: photographs of people are full of them."""
+        basis = self.basis[40:].reshape(len(self.basis) - 40, -1, 3)[:, self.landmark_vertices]
+        wider = basis[:, 54, 0] - basis[:, 48, 0]
+        higher = (basis[:, [48, 54], 1] - basis[:, [51, 57], 1].mean(axis=1, keepdims=True)).mean(axis=1)
+        smile = self.expression_samples @ (wider / 12 + higher / 9)
+        return np.flatnonzero(smile > np.quantile(smile, 0.85)).astype(np.int32)
+
+    @cached_property
+    def seam_uv(self) -> tuple[IntArray, FloatArray]:
+        """For triangles on a seam of the base texture: a row (T,), -1 elsewhere, of corners' coordinates (S, 3, 2).
+
+        A corner on the other side of the seam takes the middle of those on the side with more corners.
+        """
+        uv = self.base_uv[self.model_triangles]  # (T, 3, 2)
+        torn = np.flatnonzero(np.ptp(uv, axis=1).max(axis=1) > _BASE_SEAM)
+        corners = uv[torn].copy()
+        near = np.abs(corners[:, :, None] - corners[:, None]).max(axis=3) < _BASE_SEAM  # (S, 3, 3)
+        lead = near.sum(axis=2).argmax(axis=1)
+        same = near[np.arange(len(torn)), lead][..., None]  # (S, 3, 1)
+        middle = (corners * same).sum(axis=1, keepdims=True) / same.sum(axis=1, keepdims=True)
+        row = np.full(len(uv), -1, np.int32)
+        row[torn] = np.arange(len(torn), dtype=np.int32)
+        return row, np.where(same, corners, middle).astype(np.float32)
 
     @cached_property
     def transfer(self) -> lighting.Transfer:

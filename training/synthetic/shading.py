@@ -57,7 +57,8 @@ class Scene:
     casts_shadow: NDArray[np.bool_]  # (T,)
     texture_of: IntArray  # (T,) see rasterizer.rasterize
     base_uv: FloatArray  # (R, 2) of the head, the scene's first vertices
-    untextured: NDArray[np.bool_]  # (H,) of the head, the scene's first triangles: no skin texture there
+    seam_row: IntArray  # (H,) of the head, the scene's first triangles: those on a seam have corners of their own
+    seam_uv: FloatArray  # (S, 3, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,7 @@ def shade(
     where = (buffer.triangle, buffer.weights, scene.triangles, scene.material)
     _paint_skin(
         *where, scene.normals, scene.frame, scene.uv, paint.maps, paint.boxes[paint.chosen], paint.chosen, paint.colors,
-        paint.numbers, scene.base_uv, scene.untextured, paint.texture, paint.texture_gain, LINEAR, surface,
+        paint.numbers, scene.base_uv, scene.seam_row, scene.seam_uv, paint.texture, paint.texture_gain, LINEAR, surface,
     )  # fmt: skip
     _paint_eyes_and_mouth(
         *where, scene.normals, scene.frame, scene.uv, paint.colors, paint.numbers, paint.gaze, _up_and_left(paint.gaze),
@@ -157,8 +158,8 @@ def shade(
 def _paint_skin(
     index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, normals: FloatArray,
     frames: FloatArray, uvs: FloatArray, maps: ByteArray, boxes: IntArray, chosen: IntArray,
-    colors: FloatArray, numbers: FloatArray, base_uvs: FloatArray, untextured: NDArray[np.bool_], texture: ByteArray,
-    gain: FloatArray, linear: FloatArray, surface: FloatArray,
+    colors: FloatArray, numbers: FloatArray, base_uvs: FloatArray, seam_row: IntArray,
+    seam_uv: FloatArray, texture: ByteArray, gain: FloatArray, linear: FloatArray, surface: FloatArray,
 ) -> None:  # fmt: skip
     """Colour, gloss and relief of the skin; every map is sampled bilinearly, u wraps."""
     high, wide = np.int32(texture.shape[0]), np.int32(texture.shape[1])
@@ -184,13 +185,15 @@ def _paint_skin(
             y1 = min(max(iy + np.int32(1), np.int32(0)), rows - np.int32(1))
             for k in range(3):
                 albedo[k] = colors[C_SKIN, k]
-            if high > 0 and not untextured[i]:
-                bx = (w0 * base_uvs[a, 0] + w1 * base_uvs[b, 0] + w2 * base_uvs[c, 0]) * np.float32(wide) - np.float32(
-                    0.5
-                )
-                by = (w0 * base_uvs[a, 1] + w1 * base_uvs[b, 1] + w2 * base_uvs[c, 1]) * np.float32(high) - np.float32(
-                    0.5
-                )
+            if high > 0:
+                torn = seam_row[i]
+                if torn >= 0:
+                    bx = w0 * seam_uv[torn, 0, 0] + w1 * seam_uv[torn, 1, 0] + w2 * seam_uv[torn, 2, 0]
+                    by = w0 * seam_uv[torn, 0, 1] + w1 * seam_uv[torn, 1, 1] + w2 * seam_uv[torn, 2, 1]
+                else:
+                    bx = w0 * base_uvs[a, 0] + w1 * base_uvs[b, 0] + w2 * base_uvs[c, 0]
+                    by = w0 * base_uvs[a, 1] + w1 * base_uvs[b, 1] + w2 * base_uvs[c, 1]
+                bx, by = bx * np.float32(wide) - np.float32(0.5), by * np.float32(high) - np.float32(0.5)
                 left, top = np.int32(np.floor(bx)), np.int32(np.floor(by))
                 gx, gy = bx - np.float32(left), by - np.float32(top)
                 left, top = (
