@@ -203,7 +203,7 @@ class Comparison:
         return self._face_model.landmarks(params).astype(np.float64)  # (B, 68, 3)
 
     def _nme(self, points: NDArray[np.float64]) -> float:
-        from training.metrics import nme
+        from training.evaluation.metrics import nme
 
         return float(nme(points[: len(self._labels)], self._labels).mean())
 

@@ -26,7 +26,7 @@ from runtime.command import command
 from tools.face_model.modes import FLIP, similarity
 from training.data.aflw2000 import load_aflw2000
 from training.data.landmarks import IBUG_68
-from training.fitting import FittedShape, fit_shape
+from training.evaluation.fitting import FittedShape, fit_shape
 from training.synthetic.head import load_head
 
 FACE_PX = 120.0

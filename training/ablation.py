@@ -25,13 +25,13 @@ from typing import Any
 from runtime.errors import ClnError, InvalidInputError, MismatchError
 from runtime.face_model import load_face_model
 from runtime.files import write_atomically
-from training.accuracy import torch_predictor
 from training.checkpoint import load_plain
 from training.config import CLNConfig, load_config
 from training.evaluate import data_name, evaluate_data
-from training.metrics import YawBins
+from training.evaluation.accuracy import torch_predictor
+from training.evaluation.metrics import YawBins
+from training.evaluation.published import ABLATION, PublishedAblation
 from training.model import CLN, reparameterize
-from training.published import ABLATION, PublishedAblation
 from training.train import STATE_NAME, check_recipe, config_of
 from training.train import parse_arguments as parse_training
 

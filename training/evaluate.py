@@ -4,10 +4,10 @@
     python -m training.evaluate MODEL --data aflw2000:DIR --data aflw:DIR --report DIR [--onnx FILE.onnx]
 
 Data sets: aflw2000:DIR; aflw-3ddfa:DIR and aflw:DIR (21 points, where annotated: the published crops, or AFLW as it
-ships); helen:DIR and lfpw:DIR (68 points); points:DIR (your own folder); synthetic:N[:CACHE]. `training.accuracy` says
-how regions, pixels and yaw are taken. aflw2000 is binned by fitted pose ([1312, 383, 305] faces of the whole set); the
-other split in use, by AFLW's labels ([1306, 462, 232]), comes with --yaw-labels FILE: lines "NAME DEGREES", or a .npy
-of degrees in the names' order, as 3DDFA's AFLW2000-3D-new.pose.npy.
+ships); helen:DIR and lfpw:DIR (68 points); points:DIR (your own folder); synthetic:N[:CACHE].
+`training.evaluation.accuracy` says how regions, pixels and yaw are taken. aflw2000 is binned by fitted pose ([1312,
+383, 305] faces of the whole set); the other split in use, by AFLW's labels ([1306, 462, 232]), comes with --yaw-labels
+FILE: lines "NAME DEGREES", or a .npy of degrees in the names' order, as 3DDFA's AFLW2000-3D-new.pose.npy.
 
 `--json` holds the first set's figures at its top ({"nme_2d_68": {"bins", "mean", "counts", "per_image"}, "nme_3d_68",
 "pose", "ced", …}), each further one's under its name. `--table` adds, for photographs, the built-in detector's regions
@@ -34,8 +34,14 @@ from runtime.detection import BlazeFaceDetector
 from runtime.errors import ClnError, FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import POSE_SIZE, FaceModel, load_face_model
 from runtime.files import sha256, write_atomically
-from training import published
-from training.accuracy import (
+from training.checkpoint import load_checkpoint
+from training.data.aflw import load_aflw, load_aflw_crops
+from training.data.aflw2000 import AnnotatedFace, load_aflw2000
+from training.data.landmarks import AFLW_21, IBUG_68, PointFace, Scheme
+from training.data.points import load_own, load_pts
+from training.data.samples import HELD_OUT_SEED, SyntheticSamples, image_size, parse_synthetic
+from training.evaluation import published
+from training.evaluation.accuracy import (
     Accuracy,
     Predict,
     evaluate_real,
@@ -45,18 +51,12 @@ from training.accuracy import (
     load_predictor,
     torch_predictor,
 )
-from training.charts import DETECTED, ced_csv, ced_figures_csv, plot_ced, write_sheet
-from training.checkpoint import load_checkpoint
-from training.data.aflw import load_aflw, load_aflw_crops
-from training.data.aflw2000 import AnnotatedFace, load_aflw2000
-from training.data.landmarks import AFLW_21, IBUG_68, PointFace, Scheme
-from training.data.points import load_own, load_pts
-from training.data.samples import HELD_OUT_SEED, SyntheticSamples, image_size, parse_synthetic
-from training.metrics import PoseError
+from training.evaluation.figures import DETECTED, ced_csv, ced_figures_csv, plot_ced, write_sheet
+from training.evaluation.metrics import PoseError
+from training.evaluation.permutations import Permuted, other_permutations
+from training.evaluation.photographs import Study, study_photographs, study_points, worst_tiles
+from training.evaluation.tables import Ours, Row, count_row, markdown, model_rows, nme_row, ratio
 from training.model import reparameterize
-from training.permutations import Permuted, other_permutations
-from training.report import Ours, Row, count_row, markdown, model_rows, nme_row, ratio
-from training.studies import Study, study_photographs, study_points, worst_tiles
 
 POINT_SETS = ("aflw", "aflw-3ddfa", "helen", "lfpw", "points")
 KINDS = ("aflw2000", *POINT_SETS, "synthetic")

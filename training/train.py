@@ -3,12 +3,12 @@
 `--config` is a name in `training/configs` or a TOML file. RUN_DIR holds `run.json` (config, command, source revision),
 `metrics.jsonl` (one object a line), `last.pth` (all that a resumed run needs) and `best.pth` (the checkpoint of the
 averaged weights with the lowest NME on held-out faces of the same kind; those given with --val are only reported).
-Data that is labelled with points alone fine-tunes the checkpoint given with --init (`training.supervision`).
+Data that is labelled with points alone fine-tunes the checkpoint given with --init (`training.learning.supervision`).
 Ctrl-C or SIGTERM ends a run after the step in progress; `--resume` goes on. Each part of a step's batch (all of it, or
 `micro_batch` samples) seeds its generators from the run's seed and the numbers of step and part, which also pick its
 samples. So it is all one whether a thread prepares batches ahead (`training.learning.read_ahead`) or a step waits for
 its own; a resumed run ends with the weights of one that was never stopped (the same machine and thread count given; on
-a GPU up to its rounding), and several processes (`training.distributed`) with those of one.
+a GPU up to its rounding), and several processes (`training.learning.distributed`) with those of one.
 
 With --device cuda the network, the batches and the losses are on the GPU, and the streams run in mixed precision:
 bfloat16 where the GPU has it, else float16 with a scaled loss. Head, losses and weights are float32 everywhere.
@@ -44,7 +44,6 @@ from tqdm import tqdm
 from runtime.errors import ClnError, EngineUnavailableError, FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel, load_face_model
 from runtime.files import write_atomically
-from training.accuracy import Accuracy, evaluate_real, torch_predictor
 from training.checkpoint import Checkpoint, dump, load_checkpoint, load_plain, save_checkpoint
 from training.config import TrainConfig, config_names, load_config
 from training.data.aflw2000 import AnnotatedFace, load_aflw2000
@@ -52,11 +51,12 @@ from training.data.catalog import KINDS_WITH_PARAMS, KINDS_WITH_POINTS, hold_out
 from training.data.catalog import open_samples as open_labelled
 from training.data.landmarks import LandmarkSamples
 from training.data.samples import HELD_OUT_SEED, Samples, SyntheticSamples, image_size, parse_synthetic
-from training.distributed import Team, gradients_kept, join_team
+from training.evaluation.accuracy import Accuracy, evaluate_real, torch_predictor
+from training.learning.distributed import Team, gradients_kept, join_team
+from training.learning.losses import Losses, PointLosses
 from training.learning.read_ahead import ReadAhead
-from training.losses import Losses, PointLosses
+from training.learning.supervision import Batch, ParamSupervision, Terms, supervise
 from training.model import CLN
-from training.supervision import Batch, ParamSupervision, Terms, supervise
 
 logger = logging.getLogger(__name__)
 

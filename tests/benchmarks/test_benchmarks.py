@@ -135,7 +135,7 @@ def test_memory_grows_where_it_is_held(engine_file, monkeypatch):
 def test_accuracy_compares_engines_on_the_same_faces(engine_file, tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     from training import evaluate
-    from training.metrics import YawBins
+    from training.evaluation.metrics import YawBins
 
     def fixed(predict, size, face_model, data):
         mean = 3.0 if predict(np.zeros((1, size, size, 3), np.uint8)).shape == (1, 62) else 0.0

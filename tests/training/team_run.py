@@ -10,7 +10,7 @@ import torch
 from tests.training.conftest import make_face_model, plausible_params
 from tests.training.test_train import CONFIG, Memory
 from training.config import TrainConfig
-from training.distributed import Team, join_team
+from training.learning.distributed import Team, join_team
 from training.train import Run, RunOptions, claim_folder, mean_losses
 
 BATCH = {"batch_size": 8, "micro_batch": 4, "steps": 4, "warmup_steps": 1}

@@ -8,7 +8,7 @@ import pytest
 from runtime.errors import MismatchError
 from training import ablation
 from training.config import load_config
-from training.published import ABLATION
+from training.evaluation.published import ABLATION
 
 TINY = """
 name = "tiny"

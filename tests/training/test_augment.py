@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from training.augment import change_looks, draw_jitter
 from training.config import AugmentConfig
+from training.learning.augment import change_looks, draw_jitter
 
 OFF = AugmentConfig(**{f.name: 0.0 for f in dataclasses.fields(AugmentConfig) if f.name != "erase_size"})
 SIZE = 48

@@ -22,15 +22,16 @@ from runtime.image import read_image
 from runtime.pose import euler_to_rotation
 from runtime.roi import Roi
 from tests.runtime.test_convert import LANDMARKS, SMALL, basel_source, write_ict, write_mat
-from training.augment import augmented_crops, mirror_params
 from training.config import AugmentConfig, CLNConfig, LossConfig, StreamConfig
-from training.data.basel import BaselFrame, crop_params
+from training.crops import mirror_params
+from training.data.basel_labels import BaselFrame, crop_params
 from training.data.basel_samples import BaselSamples
 from training.data.catalog import check, open_samples, report_skipped
 from training.data.mat_faces import load_300w_lp, load_aflw2000_faces
 from training.data.packed import load_packed
 from training.decoder import Decoder
-from training.losses import FaceLoss
+from training.learning.augment import augmented_crops
+from training.learning.losses import FaceLoss
 from training.model import CLN
 
 REAL = Path(__file__).parents[3] / "shared" / "data"

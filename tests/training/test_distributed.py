@@ -11,7 +11,7 @@ import torch
 from runtime.errors import InvalidInputError
 from tests.training.team_run import train
 from training.checkpoint import load_checkpoint
-from training.distributed import Team, join_team
+from training.learning.distributed import Team, join_team
 
 ROOT = Path(__file__).parents[2]
 

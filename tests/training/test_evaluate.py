@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
+from benchmarks.yaw_sweep import sweep
 from runtime.detection import Detection
 from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel, load_face_model
@@ -20,17 +21,25 @@ from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
 from runtime.roi import Roi
 from tests.training.conftest import make_face_model
 from tests.training.test_model import TINY
-from tools.plot_yaw_sweep import sweep
-from training import accuracy, evaluate
-from training.accuracy import evaluate_real, read_batches
+from training import evaluate
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.data.aflw2000 import AnnotatedFace, load_aflw2000
 from training.data.landmarks import AFLW_21, IBUG_68, PointFace
 from training.evaluate import study_rows
+from training.evaluation import accuracy
+from training.evaluation.accuracy import evaluate_real, read_batches
+from training.evaluation.permutations import other_permutations
+from training.evaluation.photographs import (
+    Study,
+    look,
+    point_norm,
+    study_photographs,
+    study_points,
+    unique_names,
+    worst_tiles,
+)
+from training.evaluation.tables import PROTOCOL, Row, markdown, model_rows, ratio
 from training.model import CLN
-from training.permutations import other_permutations
-from training.report import PROTOCOL, Row, markdown, model_rows, ratio
-from training.studies import Study, look, point_norm, study_photographs, study_points, unique_names, worst_tiles
 
 SIZE = 32
 YAWS = {"a": 10.0, "b": -40.0, "c": 85.0, "d": 5.0}
@@ -494,8 +503,8 @@ def test_the_network_is_timed_alone_on_one_thread(tmp_path: Path, monkeypatch: p
         return Engine()
 
     clock = iter(np.arange(10_000) * 0.004)  # 4 ms from each look at it to the next
-    monkeypatch.setattr("training.report.load_engine", load)
-    monkeypatch.setattr("training.report.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("training.evaluation.tables.load_engine", load)
+    monkeypatch.setattr("training.evaluation.tables.time.perf_counter", lambda: next(clock))
     for name, size in (("m.pth", 3000), ("m.onnx", 2000)):
         (tmp_path / name).write_bytes(bytes(size))
     rows = model_rows(tmp_path / "m.pth", tmp_path / "m.onnx")

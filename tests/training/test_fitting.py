@@ -6,8 +6,8 @@ import pytest
 from runtime.errors import InvalidInputError
 from runtime.face_model import FaceModel
 from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
-from training.fitting import fit_params
-from training.metrics import nme
+from training.evaluation.fitting import fit_params
+from training.evaluation.metrics import nme
 
 
 def posed(params: np.ndarray, yaw: float, pitch: float, roll: float, scale: float = 2.0) -> np.ndarray:

@@ -5,19 +5,12 @@ import pytest
 import torch
 
 from runtime.face_model import FaceModel
-from training.augment import (
-    aligned_crops,
-    augmented_crops,
-    crop_batch,
-    crop_points,
-    draw_jitter,
-    mirror_params,
-    no_jitter,
-)
 from training.config import AugmentConfig, LossConfig
+from training.crops import aligned_crops, crop_batch, crop_points, mirror_params, no_jitter
 from training.data.landmarks import AFLW_21, IBUG_68, LandmarkLabels, Scheme
 from training.decoder import Decoder, pose_scale
-from training.losses import FaceLoss, PointLoss, wing, wpdc_weights
+from training.learning.augment import augmented_crops, draw_jitter
+from training.learning.losses import FaceLoss, PointLoss, wing, wpdc_weights
 
 C = 10 - 10 * math.log(6)
 

@@ -3,7 +3,7 @@ import pytest
 
 from runtime.errors import InvalidInputError
 from runtime.pose import euler_to_rotation
-from training.metrics import (
+from training.evaluation.metrics import (
     bins_or_mean,
     by_yaw,
     ced,

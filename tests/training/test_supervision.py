@@ -18,7 +18,7 @@ from training import train
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import LossConfig
 from training.data.catalog import hold_out, photograph
-from training.distributed import Team
+from training.learning.distributed import Team
 from training.model import CLN
 from training.train import Run, claim_folder, whitening
 

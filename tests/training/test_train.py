@@ -18,9 +18,9 @@ from training import train
 from training.checkpoint import dump, load_checkpoint, load_plain
 from training.config import AugmentConfig, LossConfig, TrainConfig, load_config
 from training.data.samples import SyntheticSamples, parse_synthetic
-from training.distributed import Team
+from training.learning.distributed import Team
+from training.learning.losses import Losses
 from training.learning.read_ahead import ReadAhead
-from training.losses import Losses
 from training.model import CLN
 from training.train import (
     Run,

@@ -64,7 +64,7 @@ TYPICAL = {
 }
 """Where the average adult lies on a local control, where that is not MakeHuman's neutral: its blends of ancestry and
 sex leave the nose too flat, the mouth too prominent, and the lower lip too full. Round values, chosen to bring the
-mean's proportions near those of a scanned average (`fit_floor.py --mean-points` measures that); no scan is shipped."""
+mean's proportions near those of a scanned average; no scan is shipped."""
 SIDE_JITTER = 0.05
 """Standard deviation of the difference between the two sides of a paired local control."""
 ASYMMETRY_RATE, ASYMMETRY_SIZE = 0.3, 0.15

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from runtime.face_model import FaceModel
 from runtime.roi import Roi
-from training.data.basel import BaselFrame, BaselLabels, crop_params
+from training.data.basel_labels import BaselFrame, BaselLabels, crop_params
 from training.data.files import CropReader
 from training.data.samples import MARGIN
 

@@ -1,7 +1,7 @@
 """300W-LP and AFLW2000-3D (Zhu et al., CVPR 2016): NAME.jpg with NAME.mat beside it, a Basel fit of each face.
 
-Of each .mat: Pose_Para (1, 7), Shape_Para (199, 1), Exp_Para (29, 1) (see `training.data.basel`), and the landmarks:
-pt3d_68 (3, 68) in AFLW2000-3D, pt2d (2, 68) in 300W-LP; image pixels from 1, y down. Layouts:
+Of each .mat: Pose_Para (1, 7), Shape_Para (199, 1), Exp_Para (29, 1) (see `training.data.basel_labels`), and the
+landmarks: pt3d_68 (3, 68) in AFLW2000-3D, pt2d (2, 68) in 300W-LP; image pixels from 1, y down. Layouts:
 
     300W-LP       DIR/AFW, AFW_Flip, HELEN, HELEN_Flip, IBUG, IBUG_Flip, LFPW, LFPW_Flip, each with .jpg and .mat
     AFLW2000-3D   DIR with .jpg and .mat
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from runtime.convert.basel import load_mat
 from runtime.errors import FileFormatError
 from runtime.face_model import LANDMARKS
-from training.data.basel import BaselLabels, linear_of_pose
+from training.data.basel_labels import BaselLabels, linear_of_pose
 from training.data.files import (
     IMAGE_SUFFIXES,
     MAX_BAD_SHARE,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from runtime.errors import FileFormatError
 from runtime.face_model import POSE_SIZE
 from runtime.plain_pickle import read_plain_pickle
-from training.data.basel import BaselLabels
+from training.data.basel_labels import BaselLabels
 
 _SIDE = 120
 _SHAPES, _PARAMS = 40, 62

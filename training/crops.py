@@ -1,4 +1,4 @@
-"""From a batch of wider images to a batch of training crops, image and label by one map. Pure torch.
+"""From a batch of wider images to a batch of crops, image and label by one map. Pure torch.
 
 Images uint8 (B, W, W, 3), BGR, with params (B, 62) in their pixel frame (0-based, x right, y down) become crops uint8
 (B, S, S, 3) with params in the crop's frame. The crop is the landmarks' region (`runtime.roi`: the box's middle, sqrt 2
@@ -6,15 +6,11 @@ times its longer side) after a turn of the image, jittered; edge pixels are repl
 image's middle, W / MARGIN pixels, whatever the turn: the known points need not span the face.
 
 A map of the image is x' = A x + b with A = scale * rotation * (mirror); labels follow exactly (`transform_params`,
-`LandmarkLabels.moved`). All randomness comes from the generator that is handed in, which the training loop seeds for
-each part of a step; its device is the images'. torchvision's v2 transforms are not used: they change a whole batch by
-one set of random numbers, and each sample needs its own here, in the image and in a label of a kind that they don't
-know.
+`LandmarkLabels.moved`).
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 
@@ -23,13 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from runtime.face_model import POSE_SIZE
-from training.config import AugmentConfig
 from training.data.landmarks import LandmarkLabels
 from training.data.samples import MARGIN
 from training.decoder import Decoder, pose_matrix
 
 _ROI_FACTOR = math.sqrt(2.0)
-_GREY = (0.114, 0.587, 0.299)  # BT.601 weights of B, G, R
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,27 +45,6 @@ def no_jitter(batch: int, device: torch.device | None = None) -> Jitter:
     """The landmarks' region itself."""
     zero = torch.zeros(batch, device=device)
     return Jitter(angle=zero, zoom=zero + 1.0, shift_x=zero, shift_y=zero, flip=zero.bool())
-
-
-def draw_jitter(batch: int, config: AugmentConfig, generator: torch.Generator) -> Jitter:
-    """A random departure for each sample."""
-    turn = _normal(generator, batch).clamp(-3.0, 3.0) * math.radians(config.rotation)
-    zoom, shift_x, shift_y = (_uniform(generator, 3, batch) * 2.0 - 1.0).unbind()
-    return Jitter(
-        angle=turn,
-        zoom=(zoom * config.zoom).exp(),
-        shift_x=shift_x * config.shift,
-        shift_y=shift_y * config.shift,
-        flip=_uniform(generator, batch) < config.flip_probability,
-    )
-
-
-def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=generator, device=generator.device)
-
-
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=generator, device=generator.device)
 
 
 def mirror_params(params: Tensor, width: int, decoder: Decoder) -> Tensor:
@@ -177,86 +150,3 @@ def aligned_crops(images: Tensor, params: Tensor, decoder: Decoder, size: int) -
     """Crops uint8 (B, S, S, 3) at the landmarks' regions, and their params: what an evaluation sees."""
     crops, labels = crop_batch(images, params, decoder, size, no_jitter(len(images), images.device))
     return to_uint8(crops), labels
-
-
-def augmented_crops(
-    images: Tensor, params: Tensor, decoder: Decoder, size: int, config: AugmentConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Random crops uint8 (B, S, S, 3) with random looks, and their params."""
-    crops, labels = crop_batch(images, params, decoder, size, draw_jitter(len(images), config, generator))
-    return to_uint8(change_looks(crops, config, generator)), labels
-
-
-def augmented_points(
-    images: Tensor, labels: LandmarkLabels, size: int, config: AugmentConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor, LandmarkLabels]:
-    """Random crops uint8 (B, S, S, 3) with random looks, the same with the looks they have, and their labels."""
-    crops, moved = crop_points(images, labels, size, draw_jitter(len(images), config, generator))
-    return to_uint8(change_looks(crops, config, generator)), to_uint8(crops), moved
-
-
-def change_looks(crops: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Light, colour, sharpness, noise and occlusion at random; float (B, 3, S, S), 0..255, in and out."""
-    crops = _soften(crops, config, generator)
-    crops = _relight(crops, config, generator)
-    noisy = _chosen(crops, config.noise_probability, generator)
-    strength = _uniform(generator, len(noisy), 1, 1, 1) * (255.0 * config.noise)
-    crops[noisy] += _normal(generator, len(noisy), *crops.shape[1:]) * strength
-    return _erase(crops, config, generator)
-
-
-def _chosen(crops: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Indices of random samples of a batch: work on a few of them, not on all."""
-    return torch.nonzero(_uniform(generator, len(crops)) < probability).flatten()
-
-
-def _relight(crops: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    signed = _uniform(generator, len(crops), 6, 1, 1) * 2 - 1
-    gain = (1 + config.contrast * signed[:, :1]) * (1 + config.colour * signed[:, 3:])
-    unit = (crops / 255.0).clamp(0, 1).pow((config.gamma * signed[:, 1:2]).exp())
-    unit = (unit - 0.5) * gain + 0.5 + config.brightness * signed[:, 2:3]
-    weights = torch.tensor(_GREY, device=crops.device)[None, :, None, None]
-    colourless = _chosen(crops, config.grey_probability, generator)
-    unit[colourless] = (unit[colourless] * weights).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    return unit.mul_(255.0)
-
-
-def _soften(crops: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Blur some samples, and take others down to a lower resolution and back, each its own."""
-    size = crops.shape[-1]
-    result = crops.clone()
-    blurred = _chosen(crops, config.blur_probability, generator)
-    if len(blurred):
-        sharp = result[blurred]
-        once = functional.avg_pool2d(functional.pad(sharp, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        result[blurred] = torch.lerp(sharp, once, _uniform(generator, len(blurred), 1, 1, 1))
-    coarse = _chosen(crops, config.low_resolution_probability, generator)
-    if len(coarse):
-        sides = (size * (0.3 + 0.5 * _uniform(generator, len(coarse)))).int().clamp(min=8).tolist()
-        along = torch.stack([_down_and_up(size, side) for side in sides])[:, None].to(crops.device)  # (b, 1, S, S)
-        result[coarse] = along @ result[coarse] @ along.transpose(2, 3)
-    return result
-
-
-@functools.lru_cache(maxsize=256)
-def _down_and_up(size: int, side: int) -> Tensor:
-    """The matrix (S, S) that takes a line of pixels down to `side` of them, averaging, and back to its length."""
-    lines = torch.eye(size, device="cpu")[None, None]  # each column is a line of its own
-    down = functional.interpolate(lines, size=(side, size), mode="bilinear", antialias=True)
-    return functional.interpolate(down, size=(size, size), mode="bilinear")[0, 0]
-
-
-def _erase(crops: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Cover a random rectangle of some samples with a colour, half of them with noise on it."""
-    chosen = _chosen(crops, config.erase_probability, generator)
-    count, size = len(chosen), crops.shape[-1]
-    low, high = config.erase_size
-    extent = (low + (high - low) * _uniform(generator, count, 2)) * size
-    middle = _uniform(generator, count, 2) * size
-    axis = torch.arange(size, device=crops.device) + 0.5
-    inside = (axis - middle[:, :, None]).abs() * 2 < extent[:, :, None]  # (b, 2, S)
-    mask = (inside[:, 1, :, None] & inside[:, 0, None, :])[:, None]  # (b, 1, S, S)
-    colour = _uniform(generator, count, 3, 1, 1) * 255.0
-    grainy = 60.0 * (_uniform(generator, count, 1, 1, 1) < 0.5)
-    crops[chosen] = torch.where(mask, colour + _normal(generator, count, 3, size, size) * grainy, crops[chosen])
-    return crops

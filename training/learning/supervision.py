@@ -20,15 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.face_model import FaceModel
-from training.accuracy import Accuracy, Predict, evaluate_synthetic
-from training.augment import augmented_crops, augmented_points
 from training.config import TrainConfig
 from training.data.landmarks import LandmarkLabels, LandmarkSamples, PointFace
 from training.data.samples import Samples
 from training.decoder import Decoder
-from training.losses import FaceLoss, Losses, PointLoss, PointLosses
+from training.evaluation.accuracy import Accuracy, Predict, evaluate_synthetic
+from training.evaluation.photographs import study_points
+from training.learning.augment import augmented_crops, augmented_points
+from training.learning.losses import FaceLoss, Losses, PointLoss, PointLosses
 from training.model import CLN, reparameterize
-from training.studies import study_points
 
 Terms = TypeVar("Terms", Losses, PointLosses)
 

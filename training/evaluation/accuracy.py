@@ -2,7 +2,7 @@
 
 Regions come from the ground-truth landmarks' box (`Roi.from_landmarks`), one crop per face, no averaging. Real labels
 are Matlab's 1-based pixels; both sides are compared in this project's 0-based ones, which is the same as adding 1 to
-ours. Yaw is the labels' fitted pose. NME is in percent, pose in degrees (`training.metrics`).
+ours. Yaw is the labels' fitted pose. NME is in percent, pose in degrees (`training.evaluation.metrics`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from runtime.face_model import POSE_SIZE, FaceModel
 from runtime.image import read_image
 from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
 from runtime.roi import Roi, crop
-from training.augment import aligned_crops
 from training.checkpoint import load_checkpoint
+from training.crops import aligned_crops
 from training.data.aflw2000 import AnnotatedFace
 from training.data.landmarks import AFLW_21
 from training.data.samples import Samples
 from training.decoder import Decoder
-from training.metrics import Ced, PoseError, YawBins, by_yaw, ced, nme, nme_3d, nme_visible, pose_error
+from training.evaluation.metrics import Ced, PoseError, YawBins, by_yaw, ced, nme, nme_3d, nme_visible, pose_error
 from training.model import CLN, reparameterize
 
 Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]

@@ -24,7 +24,7 @@ from runtime.face_model import LANDMARKS
 from runtime.files import write_atomically
 from runtime.image import read_image
 from runtime.roi import Roi, crop
-from training.metrics import CED_LIMIT, ced, ced_curve
+from training.evaluation.metrics import CED_LIMIT, ced, ced_curve
 
 WORST = 24
 _TILE, _CAPTION, _COLUMNS = 256, 22, 6

@@ -1,7 +1,7 @@
 """The accuracy table: rows of figures as Markdown and as plain JSON types, a model file's size and its time per face.
 
 Times are of the network alone, batch 1, ONNX Runtime's CPU provider with one thread, in milliseconds; sizes are in MB
-of 10^6 bytes; errors in percent (`training.metrics`), with None where there is no face to measure on.
+of 10^6 bytes; errors in percent (`training.evaluation.metrics`), with None where there is no face to measure on.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 
 from runtime.engines import load_engine
 from runtime.errors import InvalidInputError
-from training.metrics import YAW_EDGES, YawBins
-from training.published import PublishedTable
+from training.evaluation.metrics import YAW_EDGES, YawBins
+from training.evaluation.published import PublishedTable
 
 MOST_IMAGES = 50
 """Sets of more images get no row for each of them in Markdown; JSON always names all."""

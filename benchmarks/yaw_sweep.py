@@ -1,6 +1,6 @@
 """Turn one rendered face from -90 to 90 degrees of yaw and plot predicted against true yaw.
 
-    python -m tools.plot_yaw_sweep MODEL --out PNG [--index I] [--step DEGREES]
+    python -m benchmarks.yaw_sweep MODEL --out PNG [--index I] [--step DEGREES]
 
 The face is number I of those that are kept out of training; only its yaw changes, pitch and roll are 0. The crop is the
 true landmarks' region, as in `training.evaluate`. True yaw is the label's: under a perspective camera it is that of the
@@ -28,11 +28,11 @@ from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.pose import euler_to_rotation
 from runtime.roi import Roi
-from training.accuracy import Predict, load_predictor, yaw_of
-from training.augment import aligned_crops
-from training.charts import load_pyplot
+from training.crops import aligned_crops
 from training.data.samples import HELD_OUT_SEED, image_size
 from training.decoder import Decoder
+from training.evaluation.accuracy import Predict, load_predictor, yaw_of
+from training.evaluation.figures import load_pyplot
 
 FRAMES = 7
 _FRAME_SIZE = 256
@@ -117,7 +117,7 @@ def plot(result: Sweep, face_model: FaceModel, title: str, path: Path) -> None:
 @command()
 def main(arguments: list[str] | None = None) -> int:
     """Command line; its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tools.plot_yaw_sweep", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.yaw_sweep", description=__doc__.partition("\n")[0])
     parser.add_argument("model", help="checkpoint (.pth) or engine (.onnx, .engine)")
     parser.add_argument("--out", required=True, type=Path, help="the picture, .png")
     parser.add_argument("--index", type=int, default=0, help="which face (default: 0)")

@@ -19,7 +19,9 @@ from runtime.detection import FaceDetector, roi_from_detection
 from runtime.errors import InvalidInputError
 from runtime.face_model import LANDMARKS, FaceModel
 from runtime.roi import Roi
-from training.accuracy import (
+from training.data.aflw2000 import AnnotatedFace
+from training.data.landmarks import PointFace, Scheme
+from training.evaluation.accuracy import (
     Accuracy,
     Photographed,
     Predict,
@@ -30,11 +32,9 @@ from training.accuracy import (
     read_batches,
     without_form,
 )
-from training.charts import WORST, Tile
-from training.data.aflw2000 import AnnotatedFace
-from training.data.landmarks import PointFace, Scheme
-from training.fitting import fit_params
-from training.metrics import YawBins, bins_or_mean, ced, nme_visible
+from training.evaluation.figures import WORST, Tile
+from training.evaluation.fitting import fit_params
+from training.evaluation.metrics import YawBins, bins_or_mean, ced, nme_visible
 
 Errors = NDArray[np.float64]
 """Of each face (F,), in percent."""

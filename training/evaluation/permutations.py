@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime.errors import InvalidInputError
 from training.checkpoint import Checkpoint
-from training.metrics import YawBins
+from training.evaluation.metrics import YawBins
 
 
 @dataclass(frozen=True, kw_only=True)
