@@ -1,7 +1,6 @@
-"""Things people wear and hold: clothes, glasses, hats, scarves, and hands or objects in front of the face.
+"""Things people wear: clothes, glasses, hats, scarves.
 
-Worn things are sheets in the model frame and go through the same z-buffer as the head, so they work from every
-side. What is held in front is drawn over the finished light picture.
+They are sheets in the model frame and go through the same z-buffer as the head, so they work from every side.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic.head import Head
-from training.synthetic.noise import chance, random_color, tile, uint8, uniform
+from training.synthetic.noise import chance, tile, uint8, uniform
 from training.synthetic.shading import CLOTH, GLOSSY
 from training.synthetic.sheets import MASK_HEIGHT, MASK_WIDTH, Sheet, grid_sheet, mesh_sheet, shell_points, tube
 
@@ -246,49 +245,3 @@ def _headscarf(rng: np.random.Generator, head: Head, carried: FloatArray) -> She
     offset[:, -1] = offset[:, 0]
     points = shell_points(shell, carried, offset.astype(np.float32), ears=True)
     return grid_sheet(points, material=CLOTH, look=LOOK_SCARF, mask=mask, threshold=128, light=0.85)
-
-
-def hold_in_front(rng: np.random.Generator, light: FloatArray, skin: FloatArray, level: float) -> None:
-    """Draws a hand or an object over `light` (S, S, 3), in place; `level` is how bright white paper would be."""
-    size = len(light)
-    cover = np.zeros((size, size), np.float32)
-    shade = np.ones((size, size), np.float32)
-    center = rng.uniform(0, size, 2)
-    if chance(rng, 0.6):
-        color = skin
-        _hand(rng, cover, shade, center)
-    else:
-        color = random_color(rng)
-        extent = rng.uniform(0.05, 0.4, 2) * size
-        box = cv2.boxPoints((center.tolist(), extent.tolist(), uniform(rng, 0, 180)))
-        if chance(rng, 0.6):
-            cv2.fillPoly(cover, [np.rint(box * 8).astype(np.int32)], 1.0, cv2.LINE_AA, 3)
-        else:
-            cv2.ellipse(cover, (center.tolist(), extent.tolist(), uniform(rng, 0, 180)), 1.0, -1, cv2.LINE_AA)
-        shade += uniform(rng, 0.05, 0.4) * tile(rng, size, size)
-        shade *= np.linspace(uniform(rng, 0.5, 1.2), uniform(rng, 0.5, 1.2), size, dtype=np.float32)
-    cover = cv2.GaussianBlur(cover, (0, 0), uniform(rng, 0.4, 1.2))[..., None]
-    light += cover * (color * np.float32(level) * np.clip(shade, 0.1, None)[..., None] - light)
-
-
-def _hand(rng: np.random.Generator, cover: FloatArray, shade: FloatArray, center: NDArray[np.float64]) -> None:
-    """Four fingers, a thumb and a palm as rounded bars, darker towards their edges."""
-    size = len(cover)
-    reach, turn, spread = size * uniform(rng, 0.16, 0.3), uniform(rng, 0, 2 * np.pi), uniform(rng, 0.08, 0.3)
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
-    bars = [(0.0, 0.0, 0.5, 0.5)]  # angle, start, end, radius in units of reach
-    bars += [((k - 1.5) * spread, 0.45, 1.35 - 0.09 * abs(k - 1.2), 0.12) for k in range(4)]
-    bars.append((-1.1, 0.3, 0.95, 0.14))
-    slant = uniform(rng, -0.5, 0.5)
-    nearest = np.full((size, size), 9.0, np.float32)
-    for angle, start, end, radius in bars:
-        axis = np.array([np.cos(turn + angle), np.sin(turn + angle)])
-        root, length = center + axis * start * reach, (end - start) * reach + 1e-3
-        dx, dy = x - root[0], y - root[1]
-        along = np.clip(dx * axis[0] + dy * axis[1], 0, length)
-        across = np.hypot(dx - along * axis[0], dy - along * axis[1]) / (radius * reach)
-        nearest = np.minimum(nearest, across)
-        side = (dx * -axis[1] + dy * axis[0]) / (radius * reach)
-        inside = across < 1
-        shade[inside] = (0.55 + 0.45 * np.sqrt(np.clip(1 - across**2, 0, 1)) + 0.3 * slant * side)[inside]
-    cover[:] = np.clip((1 - nearest) * 4 + 0.5, 0, 1)

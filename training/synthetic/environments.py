@@ -20,6 +20,7 @@ FloatArray = NDArray[np.float32]
 _SOFT_ROWS = 10  # the soft light's grid is this high and twice as wide
 _KEY_ANGLE = 14.0  # degrees around the brightest spot that belong to the key light
 _WIDTH = 512
+_BRIGHTEST = 12.0  # of a background, whose mean is 1: what is above bleeds into its neighbours when it is resized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ def prepare(picture: FloatArray) -> Environment:
     rest = cv2.resize((picture - extra) * area[..., None], (2 * _SOFT_ROWS, _SOFT_ROWS), interpolation=cv2.INTER_AREA)
     shrink = (_WIDTH // 2 / _SOFT_ROWS) ** 2
     return Environment(
-        picture=picture.astype(np.float32),
+        picture=np.minimum(picture, _BRIGHTEST).astype(np.float32),
         directions=soft.reshape(-1, 3),
         colors=(rest * shrink).reshape(-1, 3).astype(np.float32),
         key_direction=(direction / np.linalg.norm(direction)).astype(np.float32),
@@ -101,10 +102,10 @@ def _background(
     lift = np.arctan2(rays[..., 1], np.hypot(rays[..., 0], rays[..., 2]))
     map_x = ((turn / (2 * np.pi) + 0.5) * columns - 0.5).astype(np.float32)
     map_y = ((0.5 - lift / np.pi) * rows - 0.5).astype(np.float32)
-    seen = cv2.remap(picture, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_WRAP)
-    if chance(rng, 0.5):
+    seen = cv2.remap(picture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    if chance(rng, 0.6):
         seen = cv2.GaussianBlur(seen, (0, 0), uniform(rng, 0.8, 6.0))
-    return np.clip(seen, 0, 40).astype(np.float32)
+    return seen.astype(np.float32)
 
 
 def _grid(rows: int) -> tuple[FloatArray, FloatArray]:

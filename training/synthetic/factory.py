@@ -25,6 +25,7 @@ from training.synthetic.eyes import with_opening
 from training.synthetic.fitted import GREY_LEVEL
 from training.synthetic.hair import hair_color, random_hair, strands
 from training.synthetic.head import HEAD_PATH, Head, load_head
+from training.synthetic.held import hold_in_front
 from training.synthetic.library import AssetLibrary, open_library
 from training.synthetic.lighting import Lights, hard_lights, harmonics, irradiance, random_lights, view_rotation
 from training.synthetic.noise import chance, random_color, stream, uint8, uniform
@@ -37,7 +38,7 @@ FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 9
+FACTORY_VERSION = 10
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 1.5
@@ -101,7 +102,7 @@ class FaceFactory:
         rng = stream(self.seed, 0, index)
         subject = self._subject(rng, rotation, opening)
         lights, backdrop = self._surroundings(rng)
-        light, cover, skin = self._render(rng, subject, lights)
+        light, cover, tones = self._render(rng, subject, lights)
         level = lights.level
         if backdrop is None:
             backdrop = self._backgrounds.sample(rng, self.size)
@@ -109,9 +110,11 @@ class FaceFactory:
                 max(level, 0.05) * (uniform(rng, 0.4, 1.7) if chance(rng, 0.85) else uniform(rng, 0.02, 0.3))
             )
         picture = light + backdrop * (1 - cover[..., None])
-        if chance(rng, 0.16):
-            for _ in range(int(rng.integers(1, 3))):
-                accessories.hold_in_front(rng, picture, skin, level)
+        if chance(rng, 0.2):
+            points = self._face_model.at_landmarks(subject.vertices[self._head.face_vertices])
+            seen = points @ subject.camera.pose[:2, :3].T + subject.camera.pose[:2, 3]
+            for _ in range(1 if chance(rng, 0.7) else 2):
+                hold_in_front(rng, picture, seen, *tones, level)
         edge = int(self.size * (1 - 1 / self.margin) / 2) + self.size // 8
         face = np.zeros(cover.shape, bool)
         face[edge:-edge, edge:-edge] = cover[edge:-edge, edge:-edge] > 0.5
@@ -145,8 +148,8 @@ class FaceFactory:
 
     def _render(
         self, rng: np.random.Generator, subject: _Subject, lights: Lights
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Radiance (S, S, 3) premultiplied by coverage, coverage (S, S), and the skin's tone (3,)."""
+    ) -> tuple[FloatArray, FloatArray, tuple[FloatArray, FloatArray]]:
+        """Radiance (S, S, 3) premultiplied by coverage, coverage (S, S), and the tones (3,) of skin and hair."""
         head, camera = self._head, subject.camera
         carried = head.shell.carried(subject.vertices - head.mean)
         complexion = random_complexion(rng)
@@ -185,7 +188,7 @@ class FaceFactory:
         return (
             cv2.resize(color, size, interpolation=cv2.INTER_AREA),
             cv2.resize(cover, size, interpolation=cv2.INTER_AREA),
-            complexion.tone,
+            (paint.colors[shading.C_SKIN], hair_tones.mean(axis=0)),
         )
 
     def _screen(self, points: FloatArray, camera: Camera) -> FloatArray:

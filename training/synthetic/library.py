@@ -96,7 +96,8 @@ def open_library(folder: str | os.PathLike[str], head: Head | None = None) -> As
     }
     texels, table = atlas.pack()
     features = head.landmark_vertices[17:]
-    seen = np.array([style.occlusion[features].mean() for style in fitted["hair"]]) ** 3
+    seen = np.array([style.occlusion[features].mean() for style in fitted["hair"]]) ** 4
+    seen *= [1.0 + (len(style.uv) > 3200) for style in fitted["hair"]]  # long hair has more vertices, and more wearers
     return AssetLibrary(
         **fitted,
         hair_shares=(seen / seen.sum()).astype(np.float32),
