@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= out
 
-.PHONY: demo test fuzz clean
+.PHONY: demo test browser browser-test fuzz clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed-export
@@ -24,6 +24,10 @@ test: .venv/installed-dev .venv/installed-triton
 		|| { echo "error: $(PYTHON) lacks the venv module; on Debian run: apt-get install python3-venv"; exit 2; }
 	$(PYTHON) -m venv .venv
 
+.venv/installed-base: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
 .venv/installed-export: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cpu,export]'
 	@touch $@
@@ -36,6 +40,24 @@ test: .venv/installed-dev .venv/installed-triton
 .venv/installed-triton: | .venv/installed-dev
 	$(BIN)/python -m serving.local_server --install || echo "tests that need Triton's server will be skipped"
 	@touch $@
+
+# The page in the browser (examples/browser): Node 20 or newer.
+PAGE := examples/browser
+$(PAGE)/node_modules/.package-lock.json: $(PAGE)/package.json $(PAGE)/package-lock.json
+	@command -v npm >/dev/null || { echo "error: expected Node.js with npm, found none; install Node 20 or newer"; exit 2; }
+	npm ci --prefix $(PAGE) --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+browser: .venv/installed-base $(PAGE)/node_modules/.package-lock.json
+	node $(PAGE)/build.mjs $(OUT)/browser
+	@echo "Run: python3 -m http.server 8730 --directory $(OUT)/browser   and open http://localhost:8730/"
+
+# Type-checks, lints, and opens the page in headless Chromium (CHROMIUM=… where it isn't /usr/bin/chromium); screenshots
+# lie in $(OUT)/browser-test then.
+browser-test: browser .venv/installed-dev
+	npm run --prefix $(PAGE) --silent check
+	PYTHONPATH=. $(BIN)/python $(PAGE)/test/expected.py $(OUT)/browser-test
+	CLN_PAGE=$(OUT)/browser CLN_EXPECTED=$(OUT)/browser-test node --test --test-reporter=spec $(PAGE)/test/
 
 # A minute for each of the C++ readers of files (libFuzzer; needs clang).
 fuzz:

@@ -1,0 +1,172 @@
+/**
+ * CLN in the browser: 3D faces from a picture, on the visitor's own machine.
+ *
+ *     import { reconstruct } from "./cln";
+ *     for (const face of await reconstruct(await createImageBitmap(file))) console.log(face.pose.yaw, face.landmarks);
+ *
+ * Points are in image pixels (pixel centres at integers; x right, y down, z nearer), three numbers each in one flat
+ * Float32Array. Frames, signs and files are those of the Python runtime.
+ */
+import { FaceDetector, roiFromDetection } from "./cln/detection";
+import { type Backend, loadRuntime, Network, runtimeFiles, usableThreads } from "./cln/engine";
+import { ClnError } from "./cln/errors";
+import { Face } from "./cln/face";
+import { FaceModel } from "./cln/face_model";
+import { type ImageSource, PixelReader, type Pixels } from "./cln/image";
+import { type Manifest, readManifest } from "./cln/manifest";
+import { crop, type Roi } from "./cln/roi";
+
+export type { Backend, ImageSource, Manifest, Pixels, Roi };
+export { ClnError, Face, runtimeFiles };
+
+export interface Options {
+  /** Where the asset files lie; default: `assets/` beside the page. */
+  readonly assets?: URL | string;
+  /** The network's file; default: `edge.int8.onnx`. */
+  readonly engine?: string;
+  /** Default: WebAssembly. */
+  readonly backend?: Backend;
+  /** Default: the processor's, at most four; one where the page is not cross-origin isolated. */
+  readonly threads?: number;
+  /** Reads an asset; default: `fetch`. */
+  readonly read?: (url: URL) => Promise<Uint8Array<ArrayBuffer>>;
+}
+
+/** Milliseconds of the steps of a call. */
+export interface Timings {
+  readonly pixels: number;
+  readonly detection: number;
+  readonly crop: number;
+  readonly network: number;
+  readonly decoding: number;
+}
+
+export const DETECTOR = "face_detector.onnx";
+export const FACE_MODEL = "face_model.safetensors";
+export const ENGINE = "edge.int8.onnx";
+
+/** Reconstructs the faces of images; several faces go through the network as one batch. */
+export class Reconstructor {
+  /** Of the last call. */
+  timings: Timings = { pixels: 0, detection: 0, crop: 0, network: 0, decoding: 0 };
+  private readonly reader = new PixelReader();
+
+  private constructor(
+    readonly manifest: Manifest,
+    readonly faceModel: FaceModel,
+    readonly backend: Backend,
+    readonly threads: number,
+    private readonly network: Network,
+    private readonly detectorNetwork: Network,
+    private readonly detector = new FaceDetector(detectorNetwork),
+  ) {}
+
+  /** Loads networks and face model; throws a `ClnError` where a file is damaged or doesn't belong to the others. */
+  static async load(options: Options = {}): Promise<Reconstructor> {
+    const { engine = ENGINE, backend = "wasm", threads = usableThreads(), read = fetchBytes } = options;
+    const folder = new URL(options.assets ?? "assets/", globalThis.location?.href);
+    const files = runtimeFiles[backend];
+    const [model, detector, faceModelFile, binary] = await Promise.all(
+      [engine, DETECTOR, FACE_MODEL, files.binary].map((name) => read(new URL(name, folder))),
+    );
+    const manifest = readManifest(model, engine);
+    const faceModel = await FaceModel.load(faceModelFile, FACE_MODEL);
+    checkTogether(manifest, faceModel, engine);
+    const runtime = await loadRuntime(backend, { script: new URL(files.script, folder), binary, threads });
+    const network = await Network.load(runtime, model, engine, backend);
+    // The detector's many small layers gain nothing on a GPU, and its views come from the CPU.
+    const detectorNetwork = await Network.load(runtime, detector, DETECTOR, "wasm");
+    return new Reconstructor(manifest, faceModel, backend, threads, network, detectorNetwork);
+  }
+
+  /** Faces of `image`, best detection first. */
+  async reconstruct(image: ImageSource): Promise<Face[]> {
+    const clock = new Clock();
+    const pixels = this.reader.read(image);
+    clock.mark("pixels");
+    const found = await this.detector.detect(pixels);
+    const rois = found.map(roiFromDetection);
+    clock.mark("detection");
+    const params = await this.run(pixels, rois, clock);
+    const faces = found.map(({ box, score }, i) => this.face(params[i], rois[i], box, score));
+    clock.mark("decoding");
+    this.timings = clock.timings;
+    return faces;
+  }
+
+  /** Faces of the next frame of a video; `seconds` is its time. */
+  async track(image: ImageSource, _seconds: number): Promise<Face[]> {
+    return this.reconstruct(image);
+  }
+
+  /** The next frame is another video's. */
+  forgetTracks(): void {}
+
+  /** Frees both networks. */
+  async close(): Promise<void> {
+    await Promise.all([this.network.close(), this.detectorNetwork.close()]);
+  }
+
+  private async run(pixels: Pixels, rois: readonly Roi[], clock: Clock): Promise<Float32Array[]> {
+    if (rois.length === 0) return [];
+    const { input_size: size } = this.manifest;
+    const { numParams } = this.faceModel;
+    const length = size * size * 3;
+    const crops = new Uint8Array(rois.length * length);
+    rois.forEach((roi, i) => {
+      crop(pixels, roi, size, crops.subarray(i * length, (i + 1) * length));
+    });
+    clock.mark("crop");
+    const { params } = await this.network.run(crops, [rois.length, size, size, 3]);
+    if (params?.length !== rois.length * numParams || !params.every(Number.isFinite)) {
+      throw new ClnError(`engine: expected ${numParams} finite params of each face; its file is damaged`);
+    }
+    clock.mark("network");
+    return rois.map((_, i) => params.slice(i * numParams, (i + 1) * numParams));
+  }
+
+  private face(params: Float32Array, roi: Roi, box: Face["box"], score: number): Face {
+    return new Face({ box, score, roi, params, cropSize: this.manifest.input_size, model: this.faceModel });
+  }
+}
+
+let shared: Promise<Reconstructor> | undefined;
+
+/** Faces of `image`, best detection first; loads everything from `assets/` beside the page when first called. */
+export async function reconstruct(image: ImageSource, options?: Options): Promise<Face[]> {
+  shared ??= Reconstructor.load(options).catch((error: unknown) => {
+    shared = undefined; // the next call tries again
+    throw error;
+  });
+  return (await shared).reconstruct(image);
+}
+
+function checkTogether(manifest: Manifest, faceModel: FaceModel, engine: string): void {
+  if (faceModel.sha256 !== undefined && manifest.face_model_sha256 !== faceModel.sha256) {
+    throw new ClnError(
+      `${engine}: built for face model '${manifest.face_model}' (${manifest.face_model_sha256.slice(0, 12)}…), ` +
+        `got '${faceModel.name}' (${faceModel.sha256.slice(0, 12)}…); take both files from one version`,
+    );
+  }
+}
+
+async function fetchBytes(url: URL): Promise<Uint8Array<ArrayBuffer>> {
+  const response = await fetch(url);
+  if (!response.ok) throw new ClnError(`${url}: expected the file, got HTTP ${response.status}`);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+class Clock {
+  private last = performance.now();
+  private readonly spent = { pixels: 0, detection: 0, crop: 0, network: 0, decoding: 0 };
+
+  mark(step: keyof Timings): void {
+    const now = performance.now();
+    this.spent[step] += now - this.last;
+    this.last = now;
+  }
+
+  get timings(): Timings {
+    return { ...this.spent };
+  }
+}

@@ -1,0 +1,146 @@
+/**
+ * The square region of a face, and the crop that is cut from it, as in `runtime/roi.py`: pixel centres at integers, the
+ * top-left one at (0, 0), x right, y down. For a point x of the image and u of the crop of S pixels
+ *
+ *     x = c + turn(angle) · (u - (S - 1) / 2) · side / S        (z scales by side / S)
+ *
+ * Bilinear, edge pixels replicated. A region more than twice as large as its crop is first averaged over blocks of n × n
+ * pixels, n = ⌊side / S⌋, on a grid anchored at the image's top-left corner, so that large faces do not alias.
+ */
+import { constants } from "./constants";
+import type { Pixels } from "./image";
+
+export interface Roi {
+  readonly centerX: number;
+  readonly centerY: number;
+  readonly side: number;
+  /** The turn of the region's own x axis against the image's: degrees, clockwise as seen. */
+  readonly angle: number;
+}
+
+/** Crop pixel (u, v) lies at the image point (x + xu · u + xv · v, y + yu · u + yv · v); `scale` is for z. */
+interface Placement {
+  readonly scale: number;
+  readonly x: number;
+  readonly y: number;
+  readonly cosine: number;
+  readonly sine: number;
+}
+
+function placement(roi: Roi, size: number): Placement {
+  const scale = roi.side / size;
+  const radians = (roi.angle * Math.PI) / 180;
+  const [cosine, sine] = roi.angle === 0 ? [scale, 0] : [scale * Math.cos(radians), scale * Math.sin(radians)];
+  const middle = (size - 1) / 2;
+  return {
+    scale,
+    x: roi.centerX - middle * (cosine - sine),
+    y: roi.centerY - middle * (sine + cosine),
+    cosine,
+    sine,
+  };
+}
+
+/** Region of a tight box: its middle; the landmark rule's factor times its longer side. */
+export function roiFromBox(box: readonly [number, number, number, number]): Roi {
+  const [x, y, width, height] = box;
+  const side = constants.roi.sidePerLength * Math.max(width, height);
+  return { centerX: x + width / 2, centerY: y + height / 2, side, angle: 0 };
+}
+
+/** Takes points (x, y, z), (x, y, z), … of a crop to the image, in place. */
+export function toImage(points: Float32Array, roi: Roi, size: number): Float32Array {
+  const { scale, x, y, cosine, sine } = placement(roi, size);
+  for (let i = 0; i < points.length; i += 3) {
+    const [u, v] = [points[i], points[i + 1]];
+    points[i] = x + cosine * u - sine * v;
+    points[i + 1] = y + sine * u + cosine * v;
+    points[i + 2] *= scale;
+  }
+  return points;
+}
+
+/** Cuts `roi` from an image into `out`: (size, size, 3), BGR. */
+export function crop(image: Pixels, roi: Roi, size: number, out: Uint8Array): void {
+  const place = placement(roi, size);
+  const block = place.scale > 2 ? Math.min(Math.floor(place.scale), image.width, image.height) : 1;
+  if (block === 1) {
+    sample(image, place, size, out);
+    return;
+  }
+  const [part, firstX, firstY] = averageBlocks(image, roi, block);
+  const averaged = {
+    ...place,
+    x: (place.x + 0.5) / block - 0.5 - firstX,
+    y: (place.y + 0.5) / block - 0.5 - firstY,
+    cosine: place.cosine / block,
+    sine: place.sine / block,
+  };
+  sample(part, averaged, size, out);
+}
+
+function sample({ data, width, height }: Pixels, place: Placement, size: number, out: Uint8Array): void {
+  const rounded = new Uint8ClampedArray(out.buffer, out.byteOffset, out.length); // rounds halves to even, as OpenCV does
+  const [lastX, lastY] = [width - 1, height - 1];
+  const clamp = (value: number, last: number) => Math.max(0, Math.min(value, last));
+  for (let v = 0, to = 0; v < size; v++) {
+    for (let u = 0; u < size; u++, to += 3) {
+      const x = clamp(place.x + place.cosine * u - place.sine * v, lastX);
+      const y = clamp(place.y + place.sine * u + place.cosine * v, lastY);
+      const left = Math.floor(x);
+      const top = Math.floor(y);
+      const [wx, wy] = [Math.fround(x - left), Math.fround(y - top)];
+      const right = left < lastX ? 4 : 0;
+      const upper = 4 * (top * width + left);
+      const lower = top < lastY ? upper + 4 * width : upper;
+      for (let channel = 0; channel < 3; channel++) {
+        const [a, b] = [data[upper + channel], data[lower + channel]];
+        const high = a + wx * (data[upper + right + channel] - a);
+        const low = b + wx * (data[lower + right + channel] - b);
+        rounded[to + 2 - channel] = high + wy * (low - high);
+      }
+    }
+  }
+}
+
+/** Block means of the part of `image` that `roi` needs, and the index of that part's first block along x and y. */
+function averageBlocks(image: Pixels, roi: Roi, block: number): [Pixels, number, number] {
+  const radians = (roi.angle * Math.PI) / 180;
+  const reach = (roi.side / 2) * (Math.abs(Math.cos(radians)) + Math.abs(Math.sin(radians)));
+  const span = (center: number, length: number): [number, number] => {
+    const blocks = Math.ceil(length / block);
+    // Two blocks of margin for the bilinear taps; one must remain even where the region misses the image.
+    const first = Math.min(Math.max(Math.floor((center - reach) / block) - 2, 0), blocks - 1);
+    return [first, Math.max(Math.min(Math.ceil((center + reach) / block) + 2, blocks), first + 1)];
+  };
+  const [x0, x1] = span(roi.centerX, image.width);
+  const [y0, y1] = span(roi.centerY, image.height);
+  const [width, height] = [x1 - x0, y1 - y0];
+  const data = new Uint8ClampedArray(4 * width * height);
+  const sums = new Uint32Array(3 * width);
+  for (let row = 0; row < height; row++) {
+    sums.fill(0);
+    for (let line = 0; line < block; line++) {
+      const y = Math.min((y0 + row) * block + line, image.height - 1);
+      for (let column = 0; column < width; column++) {
+        for (let step = 0; step < block; step++) {
+          const x = Math.min((x0 + column) * block + step, image.width - 1);
+          const from = 4 * (y * image.width + x);
+          sums[3 * column] += image.data[from];
+          sums[3 * column + 1] += image.data[from + 1];
+          sums[3 * column + 2] += image.data[from + 2];
+        }
+      }
+    }
+    for (let column = 0; column < width; column++) {
+      const to = 4 * (row * width + column);
+      for (let channel = 0; channel < 3; channel++) data[to + channel] = blockMean(sums[3 * column + channel], block);
+    }
+  }
+  return [{ data, width, height }, x0, y0];
+}
+
+/** The mean of block × block bytes, for a clamped array, rounded as OpenCV does: halves up for 2 × 2, to even otherwise. */
+export function blockMean(sum: number, block: number): number {
+  return block === 2 ? Math.floor((sum + 2) / 4) : sum / (block * block);
+}

@@ -1,0 +1,271 @@
+/**
+ * The built page in real Chromium, against the Python runtime: `node --test test/`, with CLN_PAGE (the built page) and
+ * CLN_EXPECTED (the folder that `expected.py` wrote) in the environment. Screenshots go into CLN_EXPECTED.
+ */
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { after, before, describe, test } from "node:test";
+import { alarm, choose, launch, open, status } from "./browser.mjs";
+import { serve } from "./server.mjs";
+
+const site = resolve(process.env.CLN_PAGE ?? "../../out/browser");
+const folder = resolve(process.env.CLN_EXPECTED ?? "../../out/browser-test");
+const expected = JSON.parse(await readFile(join(folder, "expected.json"), "utf8"));
+const file = (name) => join(folder, name);
+
+const PIXELS = 0.5; // the page's points may lie so far from the Python runtime's
+const DEGREES = 0.5;
+
+function largest(a, b) {
+  assert.equal(a.length, b.length);
+  return a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i])), 0);
+}
+
+/** Largest distance of a point, in pixels; both lists flat (x, y, z). */
+function distance(a, b) {
+  assert.equal(a.length, b.length);
+  let most = 0;
+  for (let i = 0; i < a.length; i += 3)
+    most = Math.max(most, Math.hypot(a[i] - b[i], a[i + 1] - b[i + 1], a[i + 2] - b[i + 2]));
+  return most;
+}
+
+/** The angle in degrees between two rotation matrices. */
+function between(a, b) {
+  const trace = a.reduce((sum, value, i) => sum + value * b[i], 0);
+  return (Math.acos(Math.min(1, Math.max(-1, (trace - 1) / 2))) * 180) / Math.PI;
+}
+
+let browser;
+let server;
+
+before(async () => {
+  browser = await launch();
+  server = await serve(site);
+});
+
+after(async () => {
+  await browser?.close();
+  await server?.close();
+});
+
+describe("photographs", () => {
+  let view;
+
+  before(async () => {
+    view = await open(browser, server);
+    await status(view.page, "Ready");
+  });
+
+  after(() => view.context.close());
+
+  for (const [name, faces] of Object.entries(expected.pictures)) {
+    test(`${name}: as the Python runtime`, async (t) => {
+      const found = await choose(view.page, file(name));
+      assert.equal(found.length, faces.length);
+      found.forEach((face, i) => {
+        const reference = faces[i];
+        const landmarks = distance(face.landmarks.flat(), reference.landmarks.flat());
+        const mesh = distance(face.vertices, reference.vertices.flat());
+        const angle = between(face.rotation, reference.rotation.flat());
+        t.diagnostic(`landmarks ${landmarks.toFixed(3)} px, mesh ${mesh.toFixed(3)} px, pose ${angle.toFixed(3)}°`);
+        assert.ok(landmarks < PIXELS, `landmarks: ${landmarks} px apart`);
+        assert.ok(mesh < PIXELS, `mesh: ${mesh} px apart`);
+        assert.ok(angle < DEGREES, `pose: ${angle}° apart`);
+        assert.ok(largest(Object.values(face.pose), Object.values(reference.pose)) < DEGREES);
+        assert.ok(largest(face.box, reference.box) < PIXELS && Math.abs(face.score - reference.score) < 0.01);
+      });
+      assert.deepEqual(view.problems, []);
+    });
+  }
+
+  test("the JSON file has the runtime's fields", async () => {
+    await choose(view.page, file("astronaut.jpg"));
+    const [download] = await Promise.all([view.page.waitForEvent("download"), view.page.click("#save-json")]);
+    assert.equal(download.suggestedFilename(), "astronaut.json");
+    const saved = JSON.parse(await readFile(await download.path(), "utf8"));
+    const { vertices, rotation, ...fields } = expected.pictures["astronaut.jpg"][0];
+    assert.deepEqual(Object.keys(saved.faces[0]), Object.keys(fields));
+    assert.ok(distance(saved.faces[0].landmarks.flat(), fields.landmarks.flat()) < PIXELS);
+  });
+
+  for (const [name, sentence] of [
+    ["wrong.png", /^wrong\.png is no picture/],
+    ["wrong.png", /^wrong\.png is no picture/],
+  ]) {
+    test(`${name}: a sentence`, async () => {
+      await view.page.setInputFiles("#file", file(name));
+      assert.match(await alarm(view.page), sentence);
+    });
+  }
+
+  test("a picture without a face, and one of a single pixel: a sentence", async () => {
+    for (const name of ["no_face.png", "one_pixel.png"]) {
+      assert.deepEqual(await choose(view.page, file(name)), []);
+      await status(view.page, `${name}: no face found`);
+      assert.ok(await view.page.isDisabled("#save-json"));
+    }
+    assert.deepEqual(view.problems, []);
+  });
+
+  test("the keyboard turns the mesh", async () => {
+    await choose(view.page, file("astronaut.jpg"));
+    const canvas = view.page.locator("#mesh");
+    const straight = await canvas.screenshot();
+    await canvas.focus();
+    for (let i = 0; i < 4; i++) await view.page.keyboard.press("ArrowRight");
+    await view.page.waitForTimeout(300);
+    assert.ok(!straight.equals(await canvas.screenshot()), "the mesh looks as before");
+  });
+});
+
+describe("downloads", () => {
+  test("one that is interrupted: a sentence, and another try", async () => {
+    const view = await open(browser, await interrupted("edge.int8.onnx.gz"));
+    assert.match(await alarm(view.page), /download of edge\.int8\.onnx was interrupted after \d/);
+    server.interrupt = null;
+    await view.page.click("#retry");
+    await status(view.page, "Ready");
+    assert.ok(await view.page.isHidden("#error"));
+    await view.context.close();
+  });
+
+  test("after the first visit the page works offline", async () => {
+    const own = await serve(site);
+    const view = await open(browser, own);
+    await status(view.page, "Ready");
+    await view.page.waitForFunction(() => navigator.serviceWorker.controller !== null);
+    await own.close();
+    await view.page.reload();
+    await status(view.page, "Ready");
+    assert.equal((await choose(view.page, file("astronaut.jpg"))).length, 1);
+    await view.context.close();
+  });
+
+  test("a host without isolation headers: threads by the service worker, one thread without it", async () => {
+    const plain = await serve(site, { isolated: false });
+    const view = await open(browser, plain);
+    await view.page.waitForFunction(() => globalThis.crossOriginIsolated);
+    await status(view.page, "Ready");
+    const bare = await open(browser, plain, { serviceWorkers: "block" });
+    await status(bare.page, "Ready");
+    assert.match(await bare.page.textContent("#machine"), /1 thread\b/);
+    assert.equal((await choose(bare.page, file("astronaut.jpg"))).length, 1);
+    await Promise.all([view.context.close(), bare.context.close()]);
+    await plain.close();
+  });
+
+  async function interrupted(name) {
+    server.interrupt = name;
+    return server;
+  }
+});
+
+describe("camera", () => {
+  const FRAMES = 520;
+  let own;
+
+  before(async () => {
+    own = await launch({ clip: file("clip.mjpeg") });
+  });
+
+  after(() => own?.close());
+
+  test("faces are followed, memory stays level, the console stays empty", { timeout: 300_000 }, async (t) => {
+    const view = await open(own, server);
+    await status(view.page, "Ready");
+    await view.page.click("#camera");
+    await reach(view.page, 60);
+    const [early, errors] = [await memory(view), []];
+    await view.page.evaluate(watch, { code: expected.code, until: FRAMES });
+    await reach(view.page, FRAMES);
+    const seen = await view.page.evaluate(() => globalThis.seen);
+    for (const { number, faces } of seen) {
+      const truth = expected.clip[number];
+      assert.ok(truth, `frame ${number} is none of the clip's`);
+      errors.push(faces.length === 1 ? offset(faces[0], truth) : Number.POSITIVE_INFINITY);
+    }
+    errors.sort((a, b) => a - b);
+    const late = await memory(view);
+    const times = await view.page.evaluate(() => globalThis.spent.sort((a, b) => a - b));
+    t.diagnostic(
+      `${seen.length} frames seen; landmarks off by ${errors[errors.length >> 1].toFixed(3)} of the face's size, 95 %: ${errors[Math.floor(errors.length * 0.95)].toFixed(3)}`,
+    );
+    t.diagnostic(
+      `reconstruction of a frame: median ${times[times.length >> 1].toFixed(1)} ms, fastest ${times[0].toFixed(1)} ms`,
+    );
+    t.diagnostic(
+      `memory: ${(early / 1e6).toFixed(1)} MB after 60 frames, ${(late / 1e6).toFixed(1)} MB after ${FRAMES}`,
+    );
+    assert.ok(errors[Math.floor(errors.length * 0.95)] < 0.1, "the faces don't follow the clip's");
+    assert.ok(late - early < 3e6, `memory grew by ${late - early} bytes`);
+    assert.deepEqual(view.problems, []);
+    await view.page.screenshot({ path: file("camera.png"), fullPage: true });
+    await view.page.click("#camera");
+    await status(view.page, "camera is off");
+  });
+
+  /** In the page: notes the clip's frame number and the faces of each frame that is shown. */
+  function watch({ code, until }) {
+    globalThis.seen = [];
+    globalThis.spent = [];
+    const context = document.getElementById("picture").getContext("2d");
+    let last = globalThis.cln.frames;
+    const look = () => {
+      const { faces, frames, timings } = globalThis.cln;
+      if (frames > last && frames <= until) {
+        let number = 0;
+        for (let bit = 0; bit < 8; bit++) {
+          if (context.getImageData((bit + 0.5) * code, code / 2, 1, 1).data[0] > 127) number += 1 << bit;
+        }
+        globalThis.seen.push({ number, faces: faces.map((face) => Array.from(face.landmarks)) });
+        globalThis.spent.push(Object.values(timings).reduce((sum, time) => sum + time, 0));
+      }
+      last = frames;
+      setTimeout(look, 0);
+    };
+    look();
+  }
+
+  async function reach(page, frames) {
+    await page.waitForFunction((n) => globalThis.cln.frames >= n, frames, { timeout: 240_000, polling: 100 });
+  }
+
+  /** Bytes of JavaScript's heap, WebAssembly's and array buffers included, after a collection. */
+  async function memory({ context, page }) {
+    const session = await context.newCDPSession(page);
+    await session.send("HeapProfiler.collectGarbage");
+    const { usedSize, backingStorageSize = 0 } = await session.send("Runtime.getHeapUsage");
+    await session.detach();
+    return usedSize + backingStorageSize;
+  }
+
+  /** Mean distance of the landmarks (x, y) from the true ones, as a share of the face's height. */
+  function offset(landmarks, truth) {
+    const ys = truth.map(([, y]) => y);
+    const size = Math.max(...ys) - Math.min(...ys);
+    const sum = truth.reduce(
+      (total, [x, y], i) => total + Math.hypot(landmarks[3 * i] - x, landmarks[3 * i + 1] - y),
+      0,
+    );
+    return sum / truth.length / size;
+  }
+});
+
+test("screenshots: desktop, phone, dark", async () => {
+  for (const [name, options] of Object.entries({
+    desktop: {},
+    phone: { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2 },
+    dark: { colorScheme: "dark" },
+  })) {
+    const view = await open(browser, server, options);
+    await status(view.page, "Ready");
+    await choose(view.page, file("astronaut.jpg"));
+    await view.page.waitForTimeout(300);
+    const sideways = await view.page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+    assert.ok(!sideways, `${name}: the page is wider than the screen`);
+    await view.page.screenshot({ path: file(`${name}.png`), fullPage: true });
+    await view.context.close();
+  }
+});
