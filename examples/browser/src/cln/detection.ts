@@ -1,6 +1,7 @@
 /**
  * Face detection as in `runtime/detection.py`: MediaPipe's BlazeFace, full range (Bazarevsky et al., arXiv 1907.05047),
- * on square views of the image; votes that overlap are averaged; small faces are looked at again from near.
+ * on square views of the image; votes that overlap are averaged; small faces are looked at again from near, turned ones
+ * in a view that is turned upright.
  *
  * A face's points are eight (x, y) in one Float64Array: top-left and bottom-right corner of its box, then six keypoints:
  * left eye, right eye, nose tip, mouth centre, left and right tragion, as seen in the image of a frontal face.
@@ -9,10 +10,11 @@ import { constants } from "./constants";
 import type { Network } from "./engine";
 import { ClnError } from "./errors";
 import type { Pixels } from "./image";
-import { blockMean, type Roi } from "./roi";
+import { crop, type Roi, toCrop, toImage2d } from "./roi";
 
 const { view: VIEW, cell: CELL, candidate, small, workSize, centerWeights, boxPerSpread } = constants.detection;
-const { scoreThreshold, iouThreshold } = constants.detection;
+const { lean, tilted, upright, turns: TURNS, scoreThreshold, iouThreshold } = constants.detection;
+const EYES = 4; // of a face's points: the index of the first keypoint's x
 
 export interface Detection {
   /** x, y, width, height in image pixels. */
@@ -27,13 +29,7 @@ interface Vote {
   readonly score: number;
 }
 
-interface View {
-  readonly left: number;
-  readonly top: number;
-  readonly side: number;
-}
-
-/** The region to crop: centre and side from the keypoints, which hold from profile to profile. */
+/** The region to crop: centre, side and angle from the keypoints, which hold from profile to profile. */
 export function roiFromDetection({ keypoints }: Detection): Roi {
   let [centerX, centerY, meanX, meanY, square] = [0, 0, 0, 0, 0];
   for (let i = 0; i < 6; i++) {
@@ -44,206 +40,207 @@ export function roiFromDetection({ keypoints }: Detection): Roi {
   }
   for (let i = 0; i < 6; i++) square += (keypoints[2 * i] - meanX) ** 2 + (keypoints[2 * i + 1] - meanY) ** 2;
   const side = constants.roi.sidePerLength * boxPerSpread * Math.sqrt(square / 6);
-  return { centerX, centerY, side, angle: 0 };
+  return { centerX, centerY, side, angle: headAngle(keypoints) };
+}
+
+/** How far six keypoints are turned in the image, degrees clockwise; 0 for an upright head. */
+function headAngle(k: ArrayLike<number>): number {
+  const [x, y] = down(k);
+  return degrees(Math.atan2(-(x - lean * (k[4] - (k[8] + k[10]) / 2)), y - lean * (k[5] - (k[9] + k[11]) / 2)));
+}
+
+/** From between the eyes to the mouth. */
+function down(k: ArrayLike<number>): [number, number] {
+  return [k[6] - (k[0] + k[2]) / 2, k[7] - (k[1] + k[3]) / 2];
+}
+
+/** The head's angle, or the eye line's where that says more: network and lines go wrong together past 60 degrees. */
+function apparentAngle(k: ArrayLike<number>): number {
+  const [x, y] = [k[2] - k[0], k[3] - k[1]];
+  const [head, eyes] = [headAngle(k), degrees(Math.atan2(y, x))];
+  const nearProfile = Math.hypot(x, y) < 0.3 * Math.hypot(...down(k));
+  return nearProfile || Math.abs(head) >= Math.abs(eyes) ? head : eyes;
+}
+
+function degrees(radians: number): number {
+  return (radians * 180) / Math.PI;
 }
 
 export class FaceDetector {
   constructor(private readonly network: Network) {}
 
-  /** Faces of an image, best first. */
-  async detect(source: Pixels): Promise<Detection[]> {
-    const longer = Math.max(source.width, source.height);
-    const block = Math.max(Math.min(Math.floor(longer / workSize), source.width, source.height), 1);
-    const image = averageAll(source, block);
+  /** Faces of an image, best first; `quick`: by the first look alone, for videos. */
+  async detect(image: Pixels, quick = false): Promise<Detection[]> {
     const threshold = scoreThreshold * candidate;
-    let votes = await this.look(image, around(image, 1), threshold);
+    const [whole, wide] = [around(image, 1), around(image, 2)];
+    let votes = await this.look(image, whole, threshold);
     let faces = await this.settle(image, votes);
-    if (faces.length === 0) {
-      const views = [around(image, 2), ...(longer > workSize ? tiles(image) : [])];
+    if (faces.length === 0 && !quick) {
+      const views = [wide, ...(Math.max(image.width, image.height) > workSize ? tiles(image) : [])];
       for (const view of views) votes = votes.concat(await this.look(image, view, threshold));
       faces = await this.settle(image, votes);
     }
+    if (faces.length === 0 && !quick) {
+      votes = [];
+      for (const view of [whole, wide]) votes = votes.concat(await this.look(image, view, threshold, [1, 2, 3]));
+      faces = await this.settle(image, votes);
+    }
     return faces.map(({ points, score }) => {
-      const [x0, y0, x1, y1, ...keypoints] = points.map((value) => (value + 0.5) * block - 0.5);
+      const [x0, y0, x1, y1, ...keypoints] = points;
       return { box: [x0, y0, x1 - x0, y1 - y0], score, keypoints: new Float32Array(keypoints) };
     });
   }
 
-  /** Faces of the views' votes; doubtful small ones are kept if a closer look agrees. */
-  private async settle(image: Pixels, votes: Vote[]): Promise<Vote[]> {
+  /** Faces of the looks' votes; doubtful small ones are kept if a closer look agrees. */
+  private async settle(image: Pixels, votes: readonly Vote[]): Promise<Vote[]> {
+    const merged = merge(votes);
+    const sure = merged.filter(({ score }) => score >= scoreThreshold);
+    const doubtful = merged.filter((vote) => !sure.includes(vote) && !sure.some((face) => touch(vote, face)));
     const faces: Vote[] = [];
-    for (const face of merge(votes)) {
+    for (const face of [...sure, ...doubtful]) {
       const settled = await this.refine(image, face);
       if (settled.score >= scoreThreshold) faces.push(settled);
     }
     return merge(faces);
   }
 
-  private async refine(image: Pixels, face: Vote): Promise<Vote> {
-    const [x0, y0, x1, y1] = face.points;
-    const side = Math.max(x1 - x0, y1 - y0);
-    if (side >= small * Math.max(image.width, image.height)) return face;
-    const start = (low: number, high: number, length: number) =>
-      Math.floor(Math.min(Math.max((low + high) / 2, 0), length - 1) - 2 * side);
-    const view = { left: start(x0, x1, image.width), top: start(y0, y1, image.height), side: Math.ceil(4 * side) + 1 };
-    const nearer = merge(await this.look(image, view, scoreThreshold));
-    return nearer.find((other) => overlap(face.points, other.points) > iouThreshold) ?? face;
+  /** A face, seen again where it is too small or too turned for precise keypoints. */
+  private async refine(image: Pixels, found: Vote): Promise<Vote> {
+    let face = found;
+    let angle = apparentAngle(face.points.subarray(EYES));
+    const turned = Math.abs(angle) > tilted;
+    if (!turned && longerSide(face) >= small * Math.max(image.width, image.height)) return face;
+    if (!turned) angle = 0;
+    for (let look = 0; look < (turned ? TURNS : 1); look++) {
+      const [x0, y0, x1, y1] = face.points;
+      const view = {
+        centerX: Math.min(Math.max((x0 + x1) / 2, 0), image.width - 1),
+        centerY: Math.min(Math.max((y0 + y1) / 2, 0), image.height - 1),
+        side: 4 * Math.max(longerSide(face), 1),
+        angle,
+      };
+      const votes = merge(await this.look(image, view, scoreThreshold));
+      const before = face;
+      const same = votes.find((vote) => overlap(before.points, vote.points) > iouThreshold);
+      if (!same) break;
+      face = same;
+      const left = modulo(headAngle(face.points.subarray(EYES)) - angle + 180, 360) - 180;
+      if (Math.abs(left) < upright) break;
+      angle += left;
+    }
+    return face;
   }
 
-  /** Votes of one view, in pixels of `image`. */
-  private async look(image: Pixels, view: View, threshold: number): Promise<Vote[]> {
-    const { canvas, scale, origin } = render(image, view);
-    const { boxes, scores } = await this.network.run(canvas, [1, VIEW, VIEW, 3]);
-    const cells = VIEW / CELL;
-    if (boxes?.length !== cells * cells * 16 || scores?.length !== cells * cells) {
-      throw new ClnError("face detector: expected boxes and scores of each cell, got another network's outputs");
-    }
-    const logit = Math.log(threshold / (1 - threshold));
+  /** Votes of one view, in pixels of `image`, looked at in each number of quarter turns. */
+  private async look(image: Pixels, view: Roi, threshold: number, turns: readonly number[] = [0]): Promise<Vote[]> {
+    const canvas = render(image, view);
     const votes: Vote[] = [];
-    for (let i = 0; i < scores.length; i++) {
-      const [x, y, width, height, ...keypoints] = boxes.subarray(16 * i, 16 * i + 16);
-      if (!(scores[i] > logit && width > 0 && height > 0)) continue;
-      const anchor = [((i % cells) + 0.5) * CELL, (Math.floor(i / cells) + 0.5) * CELL];
-      const corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2];
-      const points = Float64Array.from([...corners, ...keypoints], (value, k) => {
-        return (value + anchor[k % 2]) * scale[k % 2] + origin[k % 2];
-      });
-      votes.push({ points, score: 1 / (1 + Math.exp(-scores[i])) });
+    for (const turn of turns) {
+      const { boxes, scores } = await this.network.run(quarterTurns(canvas, turn), [1, VIEW, VIEW, 3]);
+      const middle = (VIEW - 1) / 2;
+      const straight = { centerX: middle, centerY: middle, side: VIEW, angle: 90 * turn };
+      for (const { points, score } of decode(boxes, scores, threshold)) {
+        // The network measures from a pixel's corner, the library from its centre: hence the half.
+        const centered = points.map((value) => value - 0.5);
+        votes.push({ points: placed(toImage2d(centered, straight, VIEW), view), score });
+      }
     }
     return votes;
   }
 }
 
-function around({ width, height }: Pixels, zoom: number): View {
-  const side = Math.max(width, height) * zoom;
-  return { left: Math.floor((width - side) / 2), top: Math.floor((height - side) / 2), side };
+/** Cells that vote for a face, in view pixels. */
+function decode(boxes: Float32Array | undefined, scores: Float32Array | undefined, threshold: number): Vote[] {
+  const cells = VIEW / CELL;
+  if (boxes?.length !== cells * cells * 16 || scores?.length !== cells * cells) {
+    throw new ClnError("face detector: expected boxes and scores of each cell, got another network's outputs");
+  }
+  const logit = Math.log(threshold / (1 - threshold));
+  const votes: Vote[] = [];
+  for (let i = 0; i < scores.length; i++) {
+    if (!(scores[i] > logit)) continue;
+    const [x, y, width, height, ...keypoints] = boxes.subarray(16 * i, 16 * i + 16);
+    if (!(width > 0 && height > 0)) continue;
+    const anchor = [((i % cells) + 0.5) * CELL, (Math.floor(i / cells) + 0.5) * CELL];
+    const corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2];
+    const points = Float64Array.from([...corners, ...keypoints], (value, k) => value + anchor[k % 2]);
+    votes.push({ points, score: 1 / (1 + Math.exp(-scores[i])) });
+  }
+  return votes;
+}
+
+/** A view's face in the image's pixels: its box stays upright and keeps its size about its middle. */
+function placed(points: Float64Array, view: Roi): Float64Array {
+  const [halfX, halfY] = [0, 1].map((k) => (Math.abs(points[2 + k] - points[k]) / 2) * (view.side / VIEW));
+  const moved = toImage2d(points.slice(), view, VIEW);
+  const [x, y] = [(moved[0] + moved[2]) / 2, (moved[1] + moved[3]) / 2];
+  moved.set([x - halfX, y - halfY, x + halfX, y + halfY]);
+  return moved;
+}
+
+function around({ width, height }: Pixels, zoom: number): Roi {
+  return { centerX: (width - 1) / 2, centerY: (height - 1) / 2, side: zoom * Math.max(width, height), angle: 0 };
 }
 
 /** Views of half the image's longer side that overlap by half or more. */
-function tiles({ width, height }: Pixels): View[] {
+function tiles({ width, height }: Pixels): Roi[] {
   const side = Math.ceil(Math.max(width, height) / 2);
-  const [lefts, tops] = [width, height].map((length) => {
+  const [xs, ys] = [width, height].map((length) => {
     const count = Math.max(Math.ceil((2 * (length - side)) / side), 0) + 1;
-    if (count === 1) return [roundHalfEven((length - side) / 2)];
-    return Array.from({ length: count }, (_, i) => roundHalfEven(((length - side) * i) / (count - 1)));
+    const first = (i: number) => (count === 1 ? (length - side) / 2 : ((length - side) * i) / (count - 1));
+    return Array.from({ length: count }, (_, i) => first(i) + (side - 1) / 2);
   });
-  return tops.flatMap((top) => lefts.map((left) => ({ left, top, side })));
+  return ys.flatMap((centerY) => xs.map((centerX) => ({ centerX, centerY, side, angle: 0 })));
 }
 
-/** The view as BGR bytes (VIEW, VIEW, 3), black outside of the image, and what takes its points back to the image. */
-function render(image: Pixels, view: View): { canvas: Uint8Array; scale: number[]; origin: number[] } {
-  const axes = (
-    [
-      [view.left, image.width],
-      [view.top, image.height],
-    ] as const
-  ).map(([start, length]) => {
-    const [first, last] = [Math.max(start, 0), Math.min(start + view.side, length)];
-    const place = (at: number) => roundHalfEven(((at - start) * VIEW) / view.side);
-    const low = Math.min(place(first), VIEW - 1);
-    const high = Math.max(place(last), low + 1);
-    return { first, last, low, high, scale: (last - first) / (high - low) };
-  });
-  const area = Math.max(axes[0].scale, axes[1].scale) > 1;
+/** The view as BGR bytes (VIEW, VIEW, 3); what lies outside of the image is black, as in training. */
+function render(image: Pixels, view: Roi): Uint8Array {
   const canvas = new Uint8Array(VIEW * VIEW * 3);
-  resizeInto(canvas, image, axes[0], axes[1], area);
-  // The network measures from a pixel's corner, the library from its centre: hence the half.
-  return {
-    canvas,
-    scale: axes.map(({ scale }) => scale),
-    origin: axes.map(({ first, low, scale }) => first - low * scale - 0.5),
-  };
-}
-
-interface Axis {
-  readonly first: number; // of the image's part, in its pixels
-  readonly last: number;
-  readonly low: number; // of its place in the view
-  readonly high: number;
-  readonly scale: number; // image pixels per view pixel
-}
-
-function resizeInto(canvas: Uint8Array, { data, width }: Pixels, x: Axis, y: Axis, area: boolean): void {
-  const [columns, rows] = [taps(x, area), taps(y, area)];
-  const line = new Float32Array(columns.length * 3);
-  const sums = new Float32Array(columns.length * 3);
-  let read = -1;
-  rows.forEach((row, j) => {
-    sums.fill(0);
-    row.weights.forEach((weight, k) => {
-      const source = row.start + k;
-      if (source !== read) shrinkLine(line, data, 4 * source * width, columns);
-      read = source;
-      for (let i = 0; i < sums.length; i++) sums[i] += weight * line[i];
-    });
-    const to = ((y.low + j) * VIEW + x.low) * 3;
-    for (let i = 0; i < sums.length; i += 3) {
-      for (let channel = 0; channel < 3; channel++) canvas[to + i + 2 - channel] = sums[i + channel] + 0.5; // RGB to BGR
-    }
-  });
-}
-
-interface Taps {
-  readonly start: number; // the first pixel of the image that counts
-  readonly weights: Float32Array; // sum 1
-}
-
-function shrinkLine(line: Float32Array, data: Uint8ClampedArray, row: number, columns: readonly Taps[]): void {
-  for (let i = 0; i < columns.length; i++) {
-    const { start, weights } = columns[i];
-    let [r, g, b] = [0, 0, 0];
-    for (let k = 0, from = row + 4 * start; k < weights.length; k++, from += 4) {
-      const weight = weights[k];
-      r += weight * data[from];
-      g += weight * data[from + 1];
-      b += weight * data[from + 2];
-    }
-    line[3 * i] = r;
-    line[3 * i + 1] = g;
-    line[3 * i + 2] = b;
+  crop(image, view, VIEW, canvas);
+  const [right, bottom] = [image.width - 0.5, image.height - 0.5];
+  const outline = toCrop(Float64Array.of(-0.5, -0.5, right, -0.5, right, bottom, -0.5, bottom), view, VIEW);
+  for (let row = 0; row < VIEW; row++) {
+    const [first, end] = covered(outline, row);
+    canvas.fill(0, 3 * row * VIEW, 3 * (row * VIEW + first));
+    canvas.fill(0, 3 * (row * VIEW + end), 3 * (row + 1) * VIEW);
   }
+  return canvas;
 }
 
-/** For each pixel of the view along one axis: area means where the image shrinks, else linear between two pixels. */
-function taps({ first, last, low, high, scale }: Axis, area: boolean): Taps[] {
-  return Array.from({ length: high - low }, (_, i) => {
-    if (area) {
-      const [from, to] = [i * scale, Math.min((i + 1) * scale, last - first)];
-      const start = Math.floor(from + 1e-6);
-      const end = Math.min(Math.max(Math.ceil(to - 1e-6), start + 1), last - first);
-      const parts = Float32Array.from({ length: end - start }, (_, k) => {
-        return Math.max(Math.min(to, start + k + 1) - Math.max(from, start + k), 0);
-      });
-      const total = parts.reduce((sum, part) => sum + part, 0);
-      return { start: first + start, weights: parts.map((part) => part / total) };
-    }
-    const at = Math.min(Math.max((i + 0.5) * scale - 0.5, 0), last - first - 1);
-    const start = Math.min(Math.floor(at), Math.max(last - first - 2, 0));
-    return { start: first + start, weights: Float32Array.of(1 - (at - start), at - start).slice(0, last - first) };
-  });
-}
-
-/** Means over blocks of n × n pixels; the incomplete last row and column of blocks are left out. */
-function averageAll(image: Pixels, block: number): Pixels {
-  if (block === 1) return image;
-  const [width, height] = [Math.floor(image.width / block), Math.floor(image.height / block)];
-  const data = new Uint8ClampedArray(4 * width * height);
-  const sums = new Uint32Array(4 * width);
-  for (let row = 0; row < height; row++) {
-    sums.fill(0);
-    for (let line = 0; line < block; line++) {
-      let from = 4 * (row * block + line) * image.width;
-      for (let to = 0; to < sums.length; to += 4) {
-        for (let step = 0; step < block; step++, from += 4) {
-          sums[to] += image.data[from];
-          sums[to + 1] += image.data[from + 1];
-          sums[to + 2] += image.data[from + 2];
-        }
-      }
-    }
-    for (let i = 0; i < sums.length; i++) data[4 * row * width + i] = blockMean(sums[i], block);
+/** The pixels first..end - 1 of a row that a convex polygon covers, its edge's included. */
+function covered(outline: Float64Array, row: number): [number, number] {
+  let [low, high] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+  for (let i = 0; i < outline.length; i += 2) {
+    const [x0, y0] = [outline[i], outline[i + 1]];
+    const [x1, y1] = [outline[(i + 2) % outline.length], outline[(i + 3) % outline.length]];
+    if (Math.floor(Math.min(y0, y1) + 0.5) > row || Math.floor(Math.max(y0, y1) + 0.5) < row) continue;
+    const at = y0 === y1 ? [x0, x1] : [x0 + (x1 - x0) * Math.min(Math.max((row - y0) / (y1 - y0), 0), 1)];
+    low = Math.min(low, ...at);
+    high = Math.max(high, ...at);
   }
-  return { data, width, height };
+  if (low > high) return [VIEW, VIEW];
+  const pixel = (x: number) => Math.min(Math.max(Math.floor(x + 0.5), 0), VIEW);
+  return [pixel(low), Math.max(pixel(high + 1), pixel(low))];
+}
+
+/** A square view turned counter-clockwise by 90 degrees so many times. */
+function quarterTurns(canvas: Uint8Array, turns: number): Uint8Array {
+  if (turns === 0) return canvas;
+  const last = VIEW - 1;
+  const from = [
+    (row: number, column: number) => row * VIEW + column,
+    (row: number, column: number) => column * VIEW + last - row,
+    (row: number, column: number) => (last - row) * VIEW + last - column,
+    (row: number, column: number) => (last - column) * VIEW + row,
+  ][turns];
+  const turned = new Uint8Array(canvas.length);
+  for (let row = 0, to = 0; row < VIEW; row++) {
+    for (let column = 0; column < VIEW; column++, to += 3) {
+      const source = 3 * from(row, column);
+      for (let channel = 0; channel < 3; channel++) turned[to + channel] = canvas[source + channel];
+    }
+  }
+  return turned;
 }
 
 /** Non-maximum suppression, best first, that averages by score the votes it removes (BlazeFace's paper, 3.4). */
@@ -266,16 +263,26 @@ function merge(votes: readonly Vote[]): Vote[] {
   return faces;
 }
 
+/** Whether one of two faces has its middle inside the other's box. */
+function touch(a: Vote, b: Vote): boolean {
+  return [0, 1].every((k) => {
+    const gap = Math.abs(a.points[k] + a.points[k + 2] - b.points[k] - b.points[k + 2]);
+    return gap < Math.max(a.points[k + 2] - a.points[k], b.points[k + 2] - b.points[k]);
+  });
+}
+
+function longerSide({ points }: Vote): number {
+  return Math.max(points[2] - points[0], points[3] - points[1]);
+}
+
+function modulo(value: number, by: number): number {
+  return ((value % by) + by) % by;
+}
+
 /** Intersection over union of two boxes, each the first two of its points. */
 function overlap(a: Float64Array, b: Float64Array): number {
   const width = Math.max(Math.min(a[2], b[2]) - Math.max(a[0], b[0]), 0);
   const height = Math.max(Math.min(a[3], b[3]) - Math.max(a[1], b[1]), 0);
   const [first, second] = [a, b].map((box) => (box[2] - box[0]) * (box[3] - box[1]));
   return (width * height) / (first + second - width * height);
-}
-
-/** As NumPy and Python round: halves to the even number. */
-function roundHalfEven(value: number): number {
-  const rounded = Math.round(value);
-  return Math.abs(value % 1) === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
 }

@@ -60,6 +60,28 @@ export function toImage(points: Float32Array, roi: Roi, size: number): Float32Ar
   return points;
 }
 
+/** Takes points (x, y), (x, y), … of a crop to the image, in place. */
+export function toImage2d(points: Float64Array, roi: Roi, size: number): Float64Array {
+  const { x, y, cosine, sine } = placement(roi, size);
+  for (let i = 0; i < points.length; i += 2) {
+    const [u, v] = [points[i], points[i + 1]];
+    points[i] = x + cosine * u - sine * v;
+    points[i + 1] = y + sine * u + cosine * v;
+  }
+  return points;
+}
+
+/** The inverse of `toImage2d`. */
+export function toCrop(points: Float64Array, roi: Roi, size: number): Float64Array {
+  const { scale, x, y, cosine, sine } = placement(roi, size);
+  for (let i = 0; i < points.length; i += 2) {
+    const [dx, dy] = [(points[i] - x) / scale ** 2, (points[i + 1] - y) / scale ** 2];
+    points[i] = cosine * dx + sine * dy;
+    points[i + 1] = cosine * dy - sine * dx;
+  }
+  return points;
+}
+
 /** Cuts `roi` from an image into `out`: (size, size, 3), BGR. */
 export function crop(image: Pixels, roi: Roi, size: number, out: Uint8Array): void {
   const place = placement(roi, size);
@@ -141,6 +163,6 @@ function averageBlocks(image: Pixels, roi: Roi, block: number): [Pixels, number,
 }
 
 /** The mean of block × block bytes, for a clamped array, rounded as OpenCV does: halves up for 2 × 2, to even otherwise. */
-export function blockMean(sum: number, block: number): number {
+function blockMean(sum: number, block: number): number {
   return block === 2 ? Math.floor((sum + 2) / 4) : sum / (block * block);
 }
