@@ -99,10 +99,11 @@ def textured(rng: np.random.Generator, paint: s.SkinPaint, library: AssetLibrary
     nearest = np.argsort(distance, kind="stable")[:8]
     skin = library.skins[int(rng.choice(nearest))]
     own = uniform(rng, 0.0, 0.6)  # how much of the photograph's own tone stays
-    gain = np.clip((tone / skin.mean) ** (1 - own), 0.2, 2.5)
+    gain = (tone / skin.mean) ** (1 - own)
+    gain = np.clip(gain.mean() + uniform(rng, 0.2, 0.8) * (gain - gain.mean()), 0.15, 2.5)
     numbers, colors = paint.numbers.copy(), paint.colors.copy()
     colors[s.C_SKIN] = np.clip(skin.mean * gain, 0.005, 0.95)
-    numbers[s.DETAIL] *= 0.5
+    numbers[s.DETAIL] *= 0.6
     numbers[s.REDNESS] *= uniform(rng, 0, 0.5)
     numbers[s.SPOTS] *= uniform(rng, 0, 0.8)
     numbers[s.RELIEF] *= 0.7

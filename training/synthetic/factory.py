@@ -38,10 +38,10 @@ FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 10
+FACTORY_VERSION = 11
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
-_SUPERSAMPLING = 1.5
+_SUPERSAMPLING = 2.0
 _SHADOW_SIZE, _SHADOW_REACH = 200, 190.0  # pixels; mm from the map's centre to its edge
 _SHADOW_BIAS = 3.5  # mm
 _FIT_STRIDE = 7  # every 7th face vertex takes part in the label's fit

@@ -62,7 +62,7 @@ def _color(rng: np.random.Generator, picture: FloatArray) -> FloatArray:
         picture = np.ascontiguousarray(grey[..., None] * tint.astype(np.float32))
     elif chance(rng, 0.5):
         grey = picture.mean(axis=2, keepdims=True)
-        picture = grey + (picture - grey) * np.float32(uniform(rng, 0.55, 1.6))
+        picture = grey + (picture - grey) * np.float32(uniform(rng, 0.5, 1.4))
     if chance(rng, 0.1):
         y, x = np.mgrid[0 : len(picture), 0 : len(picture)].astype(np.float32) / len(picture) * 2 - 1
         picture = picture * (1 - uniform(rng, 0.1, 0.4) * (x * x + y * y))[..., None]

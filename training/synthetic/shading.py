@@ -3,7 +3,8 @@
 A scene is one list of vertices and triangles with attributes; `Scene` below says which. What a triangle is made of
 is its `material`; things that come in several looks within one picture (hair, cloth, frames) take their colours
 from row `look` of `Palette`. Diffuse light is the per-vertex irradiance plus the key light behind a shadow map;
-skin wraps the key light a little, red most, which is what scattering below the surface does to it.
+skin wraps the key light a little and lets it bleed into shadows, red most, which is what scattering below the surface
+does, and shines in two lobes.
 """
 
 from __future__ import annotations
@@ -239,7 +240,9 @@ def _paint_skin(
             pixel[_NORMAL], pixel[_NORMAL + 1], pixel[_NORMAL + 2] = nx * scale, ny * scale, nz * scale
             for k in range(3):
                 pixel[_ALBEDO + k] = albedo[k] * detail
-            pixel[_GLOSS], pixel[_SHININESS] = numbers[GLOSS] + lips * numbers[LIP_GLOSS], numbers[SHININESS]
+            oily = max(one + np.float32(2.0) * (detail - one), np.float32(0.3))
+            pixel[_GLOSS] = numbers[GLOSS] * oily + lips * numbers[LIP_GLOSS]
+            pixel[_SHININESS] = numbers[SHININESS]
             pixel[_OPEN], pixel[_SHEEN] = max(one - groove, np.float32(0.3)), numbers[SKIN_SHEEN]
 
 
@@ -362,7 +365,8 @@ def _light(
     zero, one = np.float32(0.0), np.float32(1.0)
     half = key_direction + view
     half /= np.sqrt(half[0] * half[0] + half[1] * half[1] + half[2] * half[2]) + np.float32(1e-6)
-    scatter = np.array([0.04, 0.08, 0.22], np.float32)
+    scatter = np.array([0.05, 0.1, 0.28], np.float32)
+    bleed = np.array([1.15, 1.0, 0.65], np.float32)
     key_on = max(key_color[0], key_color[1], key_color[2]) > zero
     for y in range(index.shape[0]):
         for x in range(index.shape[1]):
@@ -398,13 +402,21 @@ def _light(
                         * (np.float32(0.4) + pixel[_STRAND])
                     )
                 elif gloss > zero:
-                    toward = nx * half[0] + ny * half[1] + nz * half[2]
-                    specular = gloss * max(toward, zero) ** pixel[_SHININESS]
+                    toward = max(nx * half[0] + ny * half[1] + nz * half[2], zero)
+                    specular = gloss * toward ** pixel[_SHININESS]
+                    if material[i] == SKIN:  # a broad lobe, and a narrow one of the oil on it; both grow when grazed
+                        narrow = toward ** (np.float32(5.0) * pixel[_SHININESS])
+                        away = one - max(view[0] * half[0] + view[1] * half[1] + view[2] * half[2], zero)
+                        fresnel = one + np.float32(12.0) * away * away * away
+                        specular = (np.float32(0.6) * specular + np.float32(0.9) * gloss * narrow) * fresnel
             grazing = one - max(nx * view[0] + ny * view[1] + nz * view[2], zero)
             rim = pixel[_SHEEN] * grazing * grazing * grazing
             for k in range(3):
                 wrap = scatter[k] if material[i] == SKIN else zero
                 diffuse = max(facing + wrap, zero) / (one + wrap)
+                through = lit
+                if material[i] == SKIN and lit < one:  # light bleeds into a shadow's edge, red the furthest
+                    through = lit ** bleed[k]
                 ambient = (w0 * irradiance[a, k] + w1 * irradiance[b, k] + w2 * irradiance[c, k]) * pixel[_OPEN]
                 albedo = pixel[_ALBEDO + k]
-                out[y, x, k] = (albedo * diffuse + specular) * key_color[k] * lit + (albedo + rim) * ambient
+                out[y, x, k] = (albedo * diffuse * through + specular * lit) * key_color[k] + (albedo + rim) * ambient
