@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.face_model import FaceModel
+from runtime.face_model import POSE_SIZE, FaceModel, find_face_model
 from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
 from runtime.roi import Roi
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from runtime.camera import Camera, MetricPose
+
+
+_ARRAYS = ("params", "landmarks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +47,7 @@ class Face:
     model: FaceModel
 
     def __post_init__(self) -> None:
-        for name in ("params", "landmarks"):  # views of arrays that the faces of a batch share
+        for name in _ARRAYS:  # views of arrays that the faces of a batch share
             object.__setattr__(self, name, _read_only(getattr(self, name)))
 
     @cached_property
@@ -47,6 +55,22 @@ class Face:
         """The dense mesh (N, 3), computed when first asked for; read-only."""
         points = self.roi.to_image(self.model.vertices(self.params), self.crop_size)
         return _read_only(np.asarray(points, dtype=np.float32))
+
+    @cached_property
+    def model_vertices(self) -> NDArray[np.float32]:
+        """The face (N, 3) in the model frame, millimetres: its shape and expression without its pose; read-only."""
+        return _read_only(self.model.vertices(self._unposed))
+
+    @cached_property
+    def model_landmarks(self) -> NDArray[np.float32]:
+        """The 68 landmarks (68, 3) in the model frame, millimetres; read-only."""
+        return _read_only(self.model.landmarks(self._unposed))
+
+    @property
+    def _unposed(self) -> NDArray[np.float32]:
+        params = self.params.copy()
+        params[:POSE_SIZE] = np.eye(3, 4, dtype=np.float32).ravel()
+        return params
 
     @cached_property
     def visible(self) -> NDArray[np.bool_]:
@@ -78,16 +102,58 @@ class Face:
         pixels = scale * self.roi.side / self.crop_size
         return Pose(yaw=yaw, pitch=pitch, roll=roll, rotation=rotation, scale=pixels)
 
+    def metric_pose(
+        self,
+        camera: Camera,
+        *,
+        scale_mm: float | None = None,
+        between: tuple[Sequence[int], Sequence[int]] | None = None,
+    ) -> MetricPose:
+        """Where the head stands before `camera`, in millimetres: see `runtime.camera.metric_pose`."""
+        from runtime.camera import PUPILS, metric_pose
+
+        return metric_pose(self, camera, scale_mm=scale_mm, between=between or PUPILS)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers for JSON: box, score, params, landmarks, pose."""
-        angles = {name: round(float(getattr(self.pose, name)), 4) for name in ("yaw", "pitch", "roll")}
+        """Plain numbers for JSON; with the face model they make the face again (`from_dict`)."""
         return {
             "box": [round(float(v), 3) for v in self.box],
             "score": round(float(self.score), 6),
-            "params": [float(v) for v in self.params],
-            "landmarks": [[round(float(v), 4) for v in point] for point in self.landmarks],
-            "pose": angles,
+            "roi": asdict(self.roi),
+            "crop_size": self.crop_size,
+            "face_model": self.model.sha256,
+            "params": self.params.tolist(),
+            "landmarks": np.round(self.landmarks.astype(np.float64), 4).tolist(),
+            "visible": self.visible.tolist(),
+            "pose": {name: round(float(getattr(self.pose, name)), 4) for name in ("yaw", "pitch", "roll")},
         }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], model: FaceModel | None = None) -> Face:
+        """The face that `to_dict` was asked of, mesh and all.
+
+        Args:
+            values: from `to_dict`, or from JSON.
+            model: the face model it was reconstructed with; default: the bundled one, or one that is loaded.
+
+        Raises:
+            FileFormatError: a value is missing or of another kind.
+            MismatchError: the face belongs to another face model.
+        """
+        from runtime.face_data import face_from_dict
+
+        return face_from_dict(values, model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A few kB: the face model stands there by its hash, and what can be computed is left out."""
+        state = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "model"}
+        return state | {name: np.array(state[name]) for name in _ARRAYS} | {"model": self.model.sha256}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Finds the face model again: the bundled one, or one that this process has loaded (`find_face_model`)."""
+        for name, value in (state | {"model": find_face_model(state["model"])}).items():
+            object.__setattr__(self, name, value)
+        self.__post_init__()
 
     def save_obj(self, path: str | os.PathLike[str]) -> None:
         """Writes the mesh as Wavefront OBJ (see `runtime.mesh_files` for its frame)."""

@@ -15,15 +15,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from importlib import resources
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime import compiled, safetensors
-from runtime.errors import FileFormatError, InvalidInputError
+from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.files import sha256
 
 FORMAT = "cln.face_model"
@@ -180,7 +181,9 @@ def load_face_model(path: str | os.PathLike[str] | None = None) -> FaceModel:
     arrays: dict[str, Any] = {
         key: value.astype(np.float32) if value.dtype == np.float16 else value for key, value in tensors.items()
     }
-    return FaceModel(
+    for value in arrays.values():  # shared by all faces
+        value.flags.writeable = False
+    model = FaceModel(
         name=metadata.get("name", name),
         license=metadata.get("license", ""),
         sha256=sha256(data),
@@ -188,6 +191,31 @@ def load_face_model(path: str | os.PathLike[str] | None = None) -> FaceModel:
         metadata=metadata,
         **arrays,
     )
+    _loaded[model.sha256] = model
+    return model
+
+
+_loaded: WeakValueDictionary[str, FaceModel] = WeakValueDictionary()
+
+
+def find_face_model(sha256: str) -> FaceModel:
+    """The face model of a file with this hash: one that this process has loaded and still uses, or the bundled one.
+
+    Raises:
+        MismatchError: neither is it.
+    """
+    model = _loaded.get(sha256) or _bundled()
+    if model.sha256 != sha256:
+        raise MismatchError(
+            f"face model: expected one of hash {sha256[:12]}…, found only the bundled one ({model.sha256[:12]}…); "
+            "load its file first (runtime.load_face_model) and keep it"
+        )
+    return model
+
+
+@lru_cache(maxsize=1)
+def _bundled() -> FaceModel:
+    return load_face_model()
 
 
 def landmarks_at_vertices(vertices: ArrayLike) -> dict[str, NDArray[Any]]:
