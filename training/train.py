@@ -632,7 +632,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     data_help += ", ".join(f"{kind}:DIR" for kind in KINDS_WITH_PARAMS)
     data_help += "; or, with points alone and --init, " + ", ".join(f"{kind}:DIR" for kind in KINDS_WITH_POINTS)
     parser.add_argument("--data", required=True, help=data_help)
-    assets_help = "folder of CC0 assets to render synthetic faces with (default: none; see docs/training.md)"
+    assets_help = "folder of CC0 assets to render synthetic faces with (default: none; see docs/data.md)"
     parser.add_argument("--assets", type=Path, help=assets_help)
     parser.add_argument("--out", required=True, type=Path, help="the run's folder")
     init_help = "fine-tune: start with this checkpoint's network, weights and whitening"

@@ -20,21 +20,25 @@ FloatArray = NDArray[np.float32]
 
 UPPER_LIDS, LOWER_LIDS = (37, 38, 43, 44), (41, 40, 47, 46)
 """iBUG landmarks that face each other across the eyes."""
+_STIFFNESS = 20.0  # mm^2: what a coefficient of 1 costs beside moving other landmarks
 OPENINGS = {"closed": 0.0, "half": 0.5, "open": 1.0}
 
 
 def with_opening(head: Head, coefficients: FloatArray, opening: float) -> FloatArray:
-    """The coefficients (50,) with the eyes open by `opening` times the mean face's, by the smallest change.
+    """The coefficients (50,) with the eyes open by `opening` times the mean face's.
 
-    Eyes are as wide as shape and expression make them; `opening` is of the gap between the lids' landmarks, in mm.
+    `opening` is of the gap between the lids' vertices, in mm. Of all changes of the expression that do it, the one that
+    moves jaw, brows, nose and mouth the least.
     """
     upper, lower = head.landmark_vertices[list(UPPER_LIDS)], head.landmark_vertices[list(LOWER_LIDS)]
     basis = head.basis.reshape(50, -1, 3)
     slope = (basis[:, upper] - basis[:, lower])[:, :, 1].mean(axis=1)  # (50,) mm of gap per coefficient
     rest = float((head.mean[upper] - head.mean[lower])[:, 1].mean())
     missing = rest * opening - (rest + float(slope @ coefficients))
+    others = basis[40:, head.landmark_vertices[[*range(36), *range(48, 68)]]].reshape(10, -1)
+    step = np.linalg.solve(others @ others.T + _STIFFNESS * np.eye(10), slope[40:])
     changed = coefficients.copy()
-    changed[40:] += slope[40:] * missing / (slope[40:] @ slope[40:])
+    changed[40:] += step * missing / (slope[40:] @ step)
     return changed.astype(np.float32)
 
 

@@ -38,7 +38,7 @@ FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 11
+FACTORY_VERSION = 12
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 2.0
@@ -366,7 +366,7 @@ def _palette(
         tints = np.zeros((accessories.TEXTURED_LOOKS, 2, 3))
         hair = np.minimum(hair_tones.mean(axis=0) * uniform(rng, 0.7, 1.1), 0.6)
         felt = random_color(rng) * uniform(rng, 0.2, 1.0)
-        teeth = paint.colors[shading.C_TEETH] * uniform(rng, 0.8, 1.3)
+        teeth = paint.colors[shading.C_TEETH] * uniform(rng, 1.2, 2.0)
         tongue = np.array([uniform(rng, 0.5, 0.9), uniform(rng, 0.5, 0.9), uniform(rng, 0.7, 1.1)])
         brows = paint.colors[shading.BROWS]
         tints[:, 0] = [hair / GREY_LEVEL, brows / GREY_LEVEL, brows, teeth, tongue, felt / GREY_LEVEL]

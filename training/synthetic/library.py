@@ -131,7 +131,7 @@ def _find(folder: Path) -> tuple[Path, Path]:
     if not makehuman:
         raise FileFormatError(
             f"{folder}: expected MakeHuman's system assets (skins/textures, hair, ...) in it, in base/ or in "
-            "makehuman_cc0/, got none; see docs/training.md for where to fetch them"
+            "makehuman_cc0/, got none; see docs/data.md for where to fetch them"
         )
     hdr = [folder / name for name in ("hdri_cc0", "hdri") if next((folder / name).glob("*.hdr"), None)]
     if not hdr:
