@@ -16,12 +16,12 @@ const repository = resolve(here, "../..");
 const out = resolve(process.argv[2] ?? join(repository, "out/browser"));
 const python = process.env.PYTHON ?? join(repository, ".venv/bin/python");
 
-const models = ["edge.int8.onnx", "face_detector.onnx", "face_model.safetensors"].map((name) =>
-  join(repository, "runtime/assets", name),
-);
+const assets = (names) => names.map((name) => join(repository, "runtime/assets", name));
+const models = assets(["edge.int8.onnx", "face_detector.onnx", "face_model.safetensors"]);
+const onRequest = assets(["edge.onnx"]);
 const onnxRuntime = join(here, "node_modules/onnxruntime-web/dist");
 const wasm = join(onnxRuntime, "ort-wasm-simd-threaded.wasm");
-const webgpu = join(onnxRuntime, "ort-wasm-simd-threaded.asyncify.wasm"); // loaded only where WebGPU is asked for
+const webgpu = join(onnxRuntime, "ort-wasm-simd-threaded.asyncify.wasm"); // on request, too
 
 const gzip = (data) => gzipSync(data, { level: 9 });
 
@@ -37,7 +37,7 @@ function generateConstants() {
 /** Writes the large files, compressed; their sizes, unpacked and compressed, by name. */
 async function writeAssets(folder, version) {
   const sizes = {};
-  for (const file of [...models, wasm, webgpu]) {
+  for (const file of [...models, ...onRequest, wasm, webgpu]) {
     const data = await readFile(file);
     const packed = gzip(data);
     await writeFile(join(folder, `${basename(file)}.gz`), packed);

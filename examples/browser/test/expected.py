@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import Face, Reconstructor, read_image
+from runtime import Reconstructor, read_image
 from training.synthetic.factory import FaceFactory
 
 ROOT = Path(__file__).parents[3]
-ENGINE = ROOT / "runtime/assets/edge.int8.onnx"
+ENGINES = ("edge.int8.onnx", "edge.onnx")
 ASTRONAUT = ROOT / "examples/astronaut.jpg"
 CLIP_FRAMES, CLIP_WIDTH, CLIP_HEIGHT = 90, 640, 480
 CODE = 16  # pixels of a square of the frame's number
@@ -27,8 +27,8 @@ CODE = 16  # pixels of a square of the frame's number
 Image = NDArray[np.uint8]
 
 
-def pictures(out: Path, reconstruct: Reconstructor) -> dict[str, Any]:
-    """The pictures of the parity test, each with the runtime's faces."""
+def pictures(out: Path, reconstruct: Reconstructor) -> list[str]:
+    """Writes the pictures of the parity test; their names."""
     shutil.copy(ASTRONAUT, out / "astronaut.jpg")
     upright, turned, large = _renders(reconstruct)
     matrix = cv2.getRotationMatrix2D((200, 200), -35, 1)
@@ -41,12 +41,22 @@ def pictures(out: Path, reconstruct: Reconstructor) -> dict[str, Any]:
     }
     for name, image in images.items():
         cv2.imwrite(str(out / name), image)
-    expected = {}
-    for name in ("astronaut.jpg", *images):
-        faces = reconstruct(read_image(out / name))
-        assert faces, f"{name}: the runtime finds no face"
-        expected[name] = [_all_of(face) for face in faces]
-    return expected
+    return ["astronaut.jpg", *images]
+
+
+def faces_of(path: Path, reconstruct: Reconstructor) -> list[dict[str, Any]]:
+    """What the Python runtime says of a picture."""
+    faces = reconstruct(read_image(path))
+    assert faces, f"{path}: the runtime finds no face"
+    return [
+        {
+            **face.to_dict(),
+            "vertices": face.vertices.tolist(),
+            "rotation": face.pose.rotation.tolist(),
+            "crop_scale": face.roi.side / face.crop_size,
+        }
+        for face in faces
+    ]
 
 
 def _renders(reconstruct: Reconstructor) -> list[Image]:
@@ -54,10 +64,6 @@ def _renders(reconstruct: Reconstructor) -> list[Image]:
     renders = (factory.sample(index).image for index in range(100))
     found = (image for image in renders if any(face.score > 0.75 for face in reconstruct(image)))
     return [next(found) for _ in range(3)]
-
-
-def _all_of(face: Face) -> dict[str, Any]:
-    return {**face.to_dict(), "vertices": face.vertices.tolist(), "rotation": face.pose.rotation.tolist()}
 
 
 def bad_input(out: Path) -> None:
@@ -91,8 +97,13 @@ def clip(out: Path, reconstruct: Reconstructor) -> list[Any]:
 def main(out: Path) -> None:
     """Writes everything."""
     out.mkdir(parents=True, exist_ok=True)
-    with Reconstructor(ENGINE) as reconstruct:
-        values = {"pictures": pictures(out, reconstruct), "clip": clip(out, reconstruct), "code": CODE}
+    values: dict[str, Any] = {"pictures": {}, "code": CODE}
+    for engine in ENGINES:
+        with Reconstructor(ROOT / "runtime/assets" / engine) as reconstruct:
+            if not values["pictures"]:
+                names = pictures(out, reconstruct)
+                values["clip"] = clip(out, reconstruct)
+            values["pictures"][engine] = {name: faces_of(out / name, reconstruct) for name in names}
     bad_input(out)
     (out / "expected.json").write_text(json.dumps(values), encoding="utf-8")
 

@@ -50,6 +50,12 @@ after(async () => {
   await server?.close();
 });
 
+/**
+ * Points may lie so far from the Python runtime's: half a pixel. The 8-bit network turns a crop's last bit, which the
+ * two languages' arithmetic may round differently, into up to a quarter of a crop's pixel: half of one is allowed it.
+ */
+const engines = { "edge.int8.onnx": (face) => PIXELS * Math.max(1, face.crop_scale), "edge.onnx": () => PIXELS };
+
 describe("photographs", () => {
   let view;
 
@@ -60,24 +66,33 @@ describe("photographs", () => {
 
   after(() => view.context.close());
 
-  for (const [name, faces] of Object.entries(expected.pictures)) {
-    test(`${name}: as the Python runtime`, async (t) => {
-      const found = await choose(view.page, file(name));
-      assert.equal(found.length, faces.length);
-      found.forEach((face, i) => {
-        const reference = faces[i];
-        const landmarks = distance(face.landmarks.flat(), reference.landmarks.flat());
-        const mesh = distance(face.vertices, reference.vertices.flat());
-        const angle = between(face.rotation, reference.rotation.flat());
-        t.diagnostic(`landmarks ${landmarks.toFixed(3)} px, mesh ${mesh.toFixed(3)} px, pose ${angle.toFixed(3)}°`);
-        assert.ok(landmarks < PIXELS, `landmarks: ${landmarks} px apart`);
-        assert.ok(mesh < PIXELS, `mesh: ${mesh} px apart`);
-        assert.ok(angle < DEGREES, `pose: ${angle}° apart`);
-        assert.ok(largest(Object.values(face.pose), Object.values(reference.pose)) < DEGREES);
-        assert.ok(largest(face.box, reference.box) < PIXELS && Math.abs(face.score - reference.score) < 0.01);
-      });
-      assert.deepEqual(view.problems, []);
+  for (const [engine, tolerance] of Object.entries(engines)) {
+    for (const name of Object.keys(expected.pictures[engine])) {
+      test(`${name}, ${engine}: as the Python runtime`, (t) => compare(t, engine, name, tolerance));
+    }
+  }
+
+  async function compare(t, engine, name, tolerance) {
+    if ((await view.page.inputValue("#engine")) !== engine) {
+      await view.page.selectOption("#engine", engine);
+      await status(view.page, "Ready");
+    }
+    const references = expected.pictures[engine][name];
+    const found = await choose(view.page, file(name));
+    assert.equal(found.length, references.length);
+    found.forEach((face, i) => {
+      const reference = references[i];
+      const landmarks = distance(face.landmarks.flat(), reference.landmarks.flat());
+      const mesh = distance(face.vertices, reference.vertices.flat());
+      const angle = between(face.rotation, reference.rotation.flat());
+      t.diagnostic(`landmarks ${landmarks.toFixed(3)} px, mesh ${mesh.toFixed(3)} px, pose ${angle.toFixed(3)}°`);
+      assert.ok(landmarks < tolerance(reference), `landmarks: ${landmarks} px apart`);
+      assert.ok(mesh < tolerance(reference), `mesh: ${mesh} px apart`);
+      assert.ok(angle < DEGREES, `pose: ${angle}° apart`);
+      assert.ok(largest(Object.values(face.pose), Object.values(reference.pose)) < DEGREES);
+      assert.ok(largest(face.box, reference.box) < PIXELS && Math.abs(face.score - reference.score) < 0.01);
     });
+    assert.deepEqual(view.problems, []);
   }
 
   test("the JSON file has the runtime's fields", async () => {
@@ -85,20 +100,15 @@ describe("photographs", () => {
     const [download] = await Promise.all([view.page.waitForEvent("download"), view.page.click("#save-json")]);
     assert.equal(download.suggestedFilename(), "astronaut.json");
     const saved = JSON.parse(await readFile(await download.path(), "utf8"));
-    const { vertices, rotation, ...fields } = expected.pictures["astronaut.jpg"][0];
+    const { vertices, rotation, crop_scale, ...fields } = expected.pictures["edge.onnx"]["astronaut.jpg"][0];
     assert.deepEqual(Object.keys(saved.faces[0]), Object.keys(fields));
-    assert.ok(distance(saved.faces[0].landmarks.flat(), fields.landmarks.flat()) < PIXELS);
+    assert.ok(distance(saved.faces[0].landmarks.flat(), fields.landmarks.flat()) < 2 * PIXELS);
   });
 
-  for (const [name, sentence] of [
-    ["wrong.png", /^wrong\.png is no picture/],
-    ["wrong.png", /^wrong\.png is no picture/],
-  ]) {
-    test(`${name}: a sentence`, async () => {
-      await view.page.setInputFiles("#file", file(name));
-      assert.match(await alarm(view.page), sentence);
-    });
-  }
+  test("a file that is no picture: a sentence", async () => {
+    await view.page.setInputFiles("#file", file("wrong.png"));
+    assert.match(await alarm(view.page), /^wrong\.png is no picture that this browser can read/);
+  });
 
   test("a picture without a face, and one of a single pixel: a sentence", async () => {
     for (const name of ["no_face.png", "one_pixel.png"]) {

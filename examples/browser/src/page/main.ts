@@ -27,6 +27,7 @@ const exampleButton = element<HTMLButtonElement>("example");
 const saveGlb = element<HTMLButtonElement>("save-glb");
 const saveJson = element<HTMLButtonElement>("save-json");
 const backendSelect = element<HTMLSelectElement>("backend");
+const engineSelect = element<HTMLSelectElement>("engine");
 const surfaceSelect = element<HTMLSelectElement>("surface");
 
 let loading: Promise<Reconstructor> | undefined;
@@ -71,7 +72,11 @@ async function load(): Promise<Reconstructor> {
     say(`Downloading: ${megabytes(received)} of ${megabytes(wanted)}`);
   });
   try {
-    const loaded = await Reconstructor.load({ backend: backendSelect.value as Backend, read: downloads.read });
+    const loaded = await Reconstructor.load({
+      backend: backendSelect.value as Backend,
+      engine: engineSelect.value,
+      read: downloads.read,
+    });
     progress.hidden = true;
     const { backend, threads, manifest } = loaded;
     const where = backend === "webgpu" ? "GPU" : `CPU, ${threads} thread${threads === 1 ? "" : "s"}`;
@@ -300,16 +305,19 @@ function watchControls(): void {
   surfaceSelect.addEventListener("change", () => {
     if (meshView) meshView.surface = surfaceSelect.value as Surface;
   });
-  backendSelect.addEventListener("change", async () => {
-    const before = loading;
-    loading = undefined;
-    stopCamera();
-    reconstructor().catch(fail);
-    await before?.then((old) => old.close()).catch(() => undefined);
-  });
+  for (const select of [backendSelect, engineSelect]) select.addEventListener("change", reload);
   saveJson.addEventListener("click", () => {
     save(`${JSON.stringify({ faces }, null, 1)}\n`, "application/json", ".json");
   });
+}
+
+/** Loads the network that is chosen now, and frees the one before. */
+async function reload(): Promise<void> {
+  const before = loading;
+  loading = undefined;
+  stopCamera();
+  reconstructor().catch(fail);
+  await before?.then((old) => old.close()).catch(() => undefined);
 }
 
 function openMeshView(): void {

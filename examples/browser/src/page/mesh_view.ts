@@ -86,7 +86,7 @@ export class MeshView {
     this.texture.needsUpdate = true;
   }
 
-  /** In units of the region's side, around its centre, y up. */
+  /** In units of the region's side, around the mesh's middle, y up. */
   private setGeometry({ vertices, triangles, roi }: Face): void {
     const count = vertices.length / 3;
     if (this.geometry.getAttribute("position")?.count !== count) {
@@ -105,11 +105,13 @@ export class MeshView {
     position.needsUpdate = true;
     uv.needsUpdate = true;
     this.geometry.computeVertexNormals();
+    this.geometry.computeBoundingBox();
+    this.geometry.boundingBox?.getCenter(this.mesh.position).negate();
   }
 
   private lookAhead(): void {
     this.camera.position.set(0, 0, 3);
-    this.camera.zoom = 0.9;
+    this.camera.zoom = 0.85;
     this.camera.updateProjectionMatrix();
     this.controls.update();
   }
