@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.command import Exit, command
 from runtime.errors import ClnError, InvalidInputError, MismatchError
 from runtime.face_model import load_face_model
 from runtime.files import write_atomically
@@ -31,17 +32,30 @@ from training.evaluate import data_name, evaluate_data
 from training.evaluation.accuracy import torch_predictor
 from training.evaluation.metrics import YawBins
 from training.evaluation.published import ABLATION, PublishedAblation
+from training.learning.state import STATE_NAME, check_recipe
 from training.model import CLN, reparameterize
-from training.train import STATE_NAME, check_recipe, config_of
+from training.train import SWITCHES, config_of
 from training.train import parse_arguments as parse_training
 
-SWITCHES = ("cdsda", "cat", "thumbnail")
 _OWN = ("--config", "--out", "--resume", *(f"--no-{name}" for name in SWITCHES))
 """Options of `training.train` that are not for the user to give here."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reached:
+class AblationOptions:
+    """A command line; `parse_arguments` makes it."""
+
+    out: Path
+    test: Sequence[str]
+    config: str
+    rows: Sequence[str]
+    processes: int
+    training: Sequence[str]
+    """What is for `training.train`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
     """One row's figures."""
 
     row: PublishedAblation
@@ -52,14 +66,14 @@ class Reached:
     """By test set."""
 
 
-def training_arguments(row: PublishedAblation, options: argparse.Namespace) -> list[str]:
+def training_arguments(row: PublishedAblation, options: AblationOptions) -> list[str]:
     """What `training.train` is started with, but for `--resume`."""
     model = load_config(f"ablation/{row.config}").model
     off = [f"--no-{name}" for name in SWITCHES if not getattr(model, name)]
     return ["--config", options.config, *off, "--out", str(options.out / row.config), *options.training]
 
 
-def steps_done(row: PublishedAblation, options: argparse.Namespace) -> tuple[int, int]:
+def steps_done(row: PublishedAblation, options: AblationOptions) -> tuple[int, int]:
     """Steps that a row's run has made, and that it is meant to make.
 
     Raises:
@@ -78,15 +92,16 @@ def steps_done(row: PublishedAblation, options: argparse.Namespace) -> tuple[int
     return int(state["step"]), config.steps
 
 
-def train_row(row: PublishedAblation, options: argparse.Namespace) -> bool:
-    """Train a row, or go on with it; False if it was interrupted.
+def train_row(row: PublishedAblation, options: AblationOptions) -> None:
+    """Train a row, or go on with it.
 
     Raises:
+        KeyboardInterrupt: It was interrupted, its state saved.
         ClnError: The training failed; its own line says why.
     """
     done, wanted = steps_done(row, options)
     if done >= wanted:
-        return True
+        return
     print(f"{row.title}: {done} of {wanted} steps done", flush=True)
     launcher = [sys.executable, "-m"]
     if options.processes > 1:
@@ -97,14 +112,15 @@ def train_row(row: PublishedAblation, options: argparse.Namespace) -> bool:
         code = process.wait()
     except KeyboardInterrupt:  # the terminal sent it to the training too, which saves its state and ends
         process.wait()
-        return False
+        raise
     if code:
         raise ClnError(f"{row.title}: the training ended with exit code {code}; see its error above.")
     done, wanted = steps_done(row, options)
-    return done >= wanted
+    if done < wanted:  # stopped by SIGTERM, or by --minutes
+        raise KeyboardInterrupt
 
 
-def evaluate_row(row: PublishedAblation, options: argparse.Namespace) -> Reached:
+def evaluate_row(row: PublishedAblation, options: AblationOptions) -> Result:
     """A finished row's figures: of the averaged weights after its last step, so that none is chosen by its result."""
     state = load_plain(options.out / row.config / STATE_NAME)
     face_model = load_face_model(parse_training(training_arguments(row, options)).face_model)
@@ -112,7 +128,7 @@ def evaluate_row(row: PublishedAblation, options: argparse.Namespace) -> Reached
     model.load_state_dict(state["average"])
     fused = reparameterize(model.eval())
     predict, size = torch_predictor(fused), fused.config.input_size
-    return Reached(
+    return Result(
         row=row,
         parameters=sum(weight.numel() for weight in fused.parameters()),
         steps=int(state["step"]),
@@ -120,7 +136,7 @@ def evaluate_row(row: PublishedAblation, options: argparse.Namespace) -> Reached
     )
 
 
-def markdown(rows: Sequence[Reached], recipe: str) -> str:
+def markdown(rows: Sequence[Result], recipe: str) -> str:
     """The table."""
     columns = ["network", "million weights", *rows[0].nme, "paper: AFLW2000-3D", "paper: AFLW"]
     lines = [
@@ -132,32 +148,32 @@ def markdown(rows: Sequence[Reached], recipe: str) -> str:
         f"| {' | '.join(columns)} |",
         "| --- " * len(columns) + "|",
     ]
-    for reached in rows:
-        figures = [nme.mean for nme in reached.nme.values()] + [reached.row.aflw2000, reached.row.aflw]
-        cells = [reached.row.title, f"{reached.parameters / 1e6:.3f}"]
+    for result in rows:
+        figures = [nme.mean for nme in result.nme.values()] + [result.row.aflw2000, result.row.aflw]
+        cells = [result.row.title, f"{result.parameters / 1e6:.3f}"]
         cells += ["–" if figure is None else f"{figure:.3f}" for figure in figures]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
-def to_dict(rows: Sequence[Reached], recipe: str) -> dict[str, Any]:
+def to_dict(rows: Sequence[Result], recipe: str) -> dict[str, Any]:
     """The table in plain types."""
     return {
         "recipe": recipe,
         "rows": [
             {
-                "config": reached.row.config,
-                "parameters": reached.parameters,
-                "steps": reached.steps,
-                "nme": {name: dataclasses.asdict(nme) for name, nme in reached.nme.items()},
-                "published": {"aflw2000": reached.row.aflw2000, "aflw": reached.row.aflw},
+                "config": result.row.config,
+                "parameters": result.parameters,
+                "steps": result.steps,
+                "nme": {name: dataclasses.asdict(nme) for name, nme in result.nme.items()},
+                "published": {"aflw2000": result.row.aflw2000, "aflw": result.row.aflw},
             }
-            for reached in rows
+            for result in rows
         ],
     }
 
 
-def recipe_of(options: argparse.Namespace) -> str:
+def recipe_of(options: AblationOptions) -> str:
     """The training in a few words, without a path."""
     training = parse_training(training_arguments(ABLATION[0], options))
     config = config_of(training)
@@ -166,8 +182,8 @@ def recipe_of(options: argparse.Namespace) -> str:
     return f"config `{config.name}`, data {name}, batch {config.batch_size}, seed {config.seed}"
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    """The command line; `training` holds what is for `training.train`.
+def parse_arguments(arguments: Sequence[str] | None) -> AblationOptions:
+    """The command line.
 
     Raises:
         InvalidInputError: An option there is not for the user to give.
@@ -184,40 +200,31 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", default="paper", help="what the rows' switches are laid over (default: paper)")
     parser.add_argument("--rows", nargs="+", choices=names, default=names, help="only these (default: all)")
     parser.add_argument("--processes", type=int, default=1, help="processes of each training, by torchrun (default: 1)")
-    given = sys.argv[1:] if arguments is None else arguments
+    given = list(sys.argv[1:] if arguments is None else arguments)
     split = given.index("--") if "--" in given else len(given)
-    options = parser.parse_args(given[:split])
-    options.training = given[split + 1 :]
-    taken = [option for option in options.training if option.partition("=")[0] in _OWN]
+    training = given[split + 1 :]
+    taken = [option for option in training if option.partition("=")[0] in _OWN]
     if taken:
-        raise InvalidInputError(f"Expected options of the training that all rows share, got {taken[0]}; leave it away.")
-    return options
+        raise InvalidInputError(f"Expected options of the training that all rows share, got {taken[0]}; omit it.")
+    return AblationOptions(**vars(parser.parse_args(given[:split])), training=training)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Train and compare from the command line; 0, or 2 after an error's one line, or 130 if interrupted."""
-    try:
-        options = parse_arguments(arguments)
-        rows = [row for row in ABLATION if row.config in options.rows]
-        for row in rows:
-            steps_done(row, options)  # a folder of another recipe is refused before hours are spent
-        for row in rows:
-            if not train_row(row, options):
-                print("interrupted; the same command goes on from here", file=sys.stderr)
-                return 130
-        reached = [evaluate_row(row, options) for row in rows]
-        recipe = recipe_of(options)
-        table = markdown(reached, recipe)
-        write_atomically(options.out / "ablation.json", json.dumps(to_dict(reached, recipe), indent=2) + "\n")
-        write_atomically(options.out / "ablation.md", table)
-    except (ClnError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+@command(interrupted="the same command goes on from here")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train and compare from the command line; its exit status."""
+    options = parse_arguments(arguments)
+    rows = [row for row in ABLATION if row.config in options.rows]
+    for row in rows:
+        steps_done(row, options)  # a folder of another recipe is refused before hours are spent
+    for row in rows:
+        train_row(row, options)
+    results = [evaluate_row(row, options) for row in rows]
+    recipe = recipe_of(options)
+    table = markdown(results, recipe)
+    write_atomically(options.out / "ablation.json", json.dumps(to_dict(results, recipe), indent=2) + "\n")
+    write_atomically(options.out / "ablation.md", table)
     print(table, end="")
-    return 0
+    return Exit.DONE
 
 
 if __name__ == "__main__":

@@ -362,7 +362,7 @@ def check_options(options: argparse.Namespace, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         raise InvalidInputError(f"Expected data sets of different names, got {', '.join(names)}; rename a folder.")
     if options.yaw_labels and not any(kind_of(data)[0] == "aflw2000" for data in options.data):
-        raise InvalidInputError(f"--yaw-labels: expected aflw2000:DIR as data, got {', '.join(names)}; leave it away.")
+        raise InvalidInputError(f"--yaw-labels: expected aflw2000:DIR as data, got {', '.join(names)}; omit it.")
     if options.onnx and not (options.table or options.report):
         raise InvalidInputError("--onnx: expected --table or --report, which show its time, got neither; add one.")
     if options.permutations < 0:

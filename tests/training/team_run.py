@@ -11,7 +11,8 @@ from tests.training.conftest import make_face_model, plausible_params
 from tests.training.test_train import CONFIG, Memory
 from training.config import TrainConfig
 from training.learning.distributed import Team, join_team
-from training.train import Run, RunOptions, claim_folder, mean_losses
+from training.learning.run import Run, RunOptions, mean_losses
+from training.learning.state import open_run_folder
 
 BATCH = {"batch_size": 8, "micro_batch": 4, "steps": 4, "warmup_steps": 1}
 
@@ -20,7 +21,7 @@ def make_run(out: Path, config: TrainConfig, team: Team, *, resume: bool = False
     model = make_face_model()
     samples, held_out = Memory(plausible_params(11, size=40)), Memory(plausible_params(5, size=40, seed=1))
     options = RunOptions(out=out, log_every=1, evaluate_every=2, tensorboard=False, command="test")
-    state = team.hand_out(claim_folder(out, config, model, resume=resume) if team.leads else None)
+    state = team.broadcast(open_run_folder(out, config, model, resume=resume) if team.leads else None)
     return Run(config, samples, held_out, model, options, state=state, team=team)
 
 

@@ -95,7 +95,7 @@ def test_a_folder_of_another_row_is_refused(command, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize("taken", ["--config", "--out=x", "--no-cat", "--resume"])
 def test_options_that_make_rows_unlike_are_refused(command, taken: str, capsys) -> None:
     assert ablation.main(command(taken)) == 2
-    assert f"got {taken}; leave it away" in capsys.readouterr().err
+    assert f"got {taken}; omit it" in capsys.readouterr().err
 
 
 def test_a_failed_training_ends_it_in_one_line(command, monkeypatch, capsys) -> None:

@@ -68,4 +68,4 @@ def test_parts_are_dealt_out_evenly() -> None:
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join_team("cpu") as team:
-        assert team == Team() and team.leads and team.hand_out(3) == 3 and not team.any(False)
+        assert team == Team() and team.leads and team.broadcast(3) == 3 and not team.any(False)

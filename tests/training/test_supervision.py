@@ -18,9 +18,11 @@ from training import train
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import LossConfig
 from training.data.catalog import hold_out, photograph
+from training.learning import log
 from training.learning.distributed import Team
+from training.learning.run import Run, whitening
+from training.learning.state import open_run_folder
 from training.model import CLN
-from training.train import Run, claim_folder, whitening
 
 SIDE = 40
 FINE_TUNE = dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=0.02, loss=LossConfig(anchor=0.01))
@@ -71,7 +73,7 @@ def start(face_model: FaceModel, tmp_path: Path) -> Path:
 def open_run(face_model: FaceModel, folder: Path, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A run as the command line opens it; the configs are tiny ones."""
     monkeypatch.setattr(train, "load_face_model", lambda path=None: face_model)
-    monkeypatch.setattr(train, "_summary_writer", lambda folder: None)  # takes seconds to import
+    monkeypatch.setattr(log, "summary_writer", lambda folder: None)  # takes seconds to import
     monkeypatch.setattr(train, "load_config", lambda name: dataclasses.replace(FINE_TUNE, name=name))
 
     def opened(name: str = "run", *more: str, init: bool = True) -> Run:
@@ -131,11 +133,11 @@ def test_points_and_params_are_not_mixed_in_one_run(open_run, make_run, face_mod
     run = open_run()
     run.save()
     with pytest.raises(MismatchError, match=r"labelled with points, .* got params"):
-        claim_folder(run.options.out, FINE_TUNE, face_model, resume=True)
+        open_run_folder(run.options.out, FINE_TUNE, face_model, resume=True)
     other = make_run("other")
     other.save()
     with pytest.raises(MismatchError, match=r"labelled with params, .* got points"):
-        claim_folder(other.options.out, CONFIG, face_model, resume=True, labels="points")
+        open_run_folder(other.options.out, CONFIG, face_model, resume=True, labels="points")
 
 
 def test_points_alone_need_a_trained_network(open_run) -> None:

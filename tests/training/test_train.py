@@ -18,20 +18,18 @@ from training import train
 from training.checkpoint import dump, load_checkpoint, load_plain
 from training.config import AugmentConfig, LossConfig, TrainConfig, load_config
 from training.data.samples import SyntheticSamples, parse_synthetic
+from training.learning import run as run_module
+from training.learning import sources
 from training.learning.distributed import Team
+from training.learning.forward import pick_device
+from training.learning.interruption import interruption
 from training.learning.losses import Losses
+from training.learning.optimization import learning_rate
 from training.learning.read_ahead import ReadAhead
+from training.learning.run import Run, RunOptions, part_generator, part_seed, step_indices, whitening
+from training.learning.sources import match_face_model
+from training.learning.state import STATE_NAME, open_run_folder
 from training.model import CLN
-from training.train import (
-    Run,
-    RunOptions,
-    claim_folder,
-    interruption,
-    learning_rate,
-    pick_device,
-    step_indices,
-    whitening,
-)
 
 CONFIG = TrainConfig(
     name="tiny", model=TINY, optimizer="adamw", batch_size=4, steps=6, warmup_steps=2, learning_rate=1e-3, ema_decay=0.9
@@ -74,7 +72,7 @@ def make_run(face_model: FaceModel, make_params, tmp_path: Path):
         run_options = RunOptions(
             out=tmp_path / name, log_every=1, evaluate_every=3, tensorboard=False, **{"command": "test", **options}
         )
-        state = claim_folder(run_options.out, config, model, resume=resume)
+        state = open_run_folder(run_options.out, config, model, resume=resume)
         samples, held_out = Memory(make_params(11, size=40)), Memory(make_params(5, size=40, seed=1))
         return Run(config, samples, held_out, model, run_options, state=state)
 
@@ -129,8 +127,8 @@ def test_parts_of_a_step_are_the_step_s_samples_and_draw_on_their_own() -> None:
     assert sorted(np.concatenate(parts)) == step_indices(50, 12, 0, 3).tolist()
     drawn = []
     for part in range(3):
-        torch.manual_seed(train.part_seed(7, 3, part))
-        crops = train.part_generator(torch.device("cpu"), 7, 3, part)
+        torch.manual_seed(part_seed(7, 3, part))
+        crops = part_generator(torch.device("cpu"), 7, 3, part)
         drawn += [float(torch.rand(())), float(torch.rand((), generator=crops))]
     assert len(set(drawn)) == 6
 
@@ -231,7 +229,7 @@ def test_a_resumed_run_may_be_longer_and_of_an_older_version(make_run) -> None:
     run.save()
     longer = dataclasses.replace(CONFIG, steps=60, augment=AugmentConfig(noise=0.0))
     assert make_run("run", config=longer, resume=True).step == 1
-    path = run.options.out / train.STATE_NAME
+    path = run.options.out / STATE_NAME
     old = {key: value for key, value in load_plain(path).items() if key not in ("config", "scaler")}
     path.write_bytes(dump(old))
     assert make_run("run", config=dataclasses.replace(CONFIG, learning_rate=0.5), resume=True).step == 1
@@ -251,7 +249,7 @@ def test_all_that_a_step_makes_is_on_the_run_s_device(make_run) -> None:
 @pytest.fixture
 def half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU without bfloat16 does, on the CPU."""
-    monkeypatch.setattr(train, "stream_dtype", lambda device, bf16: torch.float16)
+    monkeypatch.setattr(run_module, "stream_dtype", lambda device, bf16: torch.float16)
 
 
 def test_a_scaled_loss_makes_the_same_step(make_run, half_precision: None) -> None:
@@ -468,9 +466,10 @@ def labelled(monkeypatch: pytest.MonkeyPatch, face_model: FaceModel, make_params
     """A data set with params, in memory, and a tiny network; the face models that it is asked to suit."""
     models = [face_model]
     samples = Memory(make_params(9, size=40))
-    monkeypatch.setattr(train, "load_face_model", lambda path=None: models[-1])
+    for module in (train, sources):
+        monkeypatch.setattr(module, "load_face_model", lambda path=None: models[-1])
     monkeypatch.setattr(train, "load_config", lambda name: dataclasses.replace(CONFIG, name=name))
-    monkeypatch.setattr(train, "open_labelled", lambda text, model, size, threads: samples)
+    monkeypatch.setattr(sources, "open_samples", lambda text, model, size, threads: samples)
     return models
 
 
@@ -509,9 +508,9 @@ def test_a_network_follows_its_face_model(labelled: list[FaceModel], face_model:
         shape_sigma=face_model.shape_sigma[:30],
         shape_mirror=np.zeros(30, np.float32),
     )
-    config = train.suited(CONFIG, other)
+    config = match_face_model(CONFIG, other)
     assert config.model.num_params == 12 + 30 + 10 and config.augment.flip_probability == 0.0
-    assert train.suited(CONFIG, face_model) == CONFIG
+    assert match_face_model(CONFIG, face_model) == CONFIG
 
 
 def test_data_that_does_not_belong_is_refused(labelled: list[FaceModel], tmp_path: Path, capsys, monkeypatch) -> None:
@@ -525,7 +524,7 @@ def test_data_that_does_not_belong_is_refused(labelled: list[FaceModel], tmp_pat
     monkeypatch.setattr(train, "load_face_model", lambda path=None: make_face_model(seed=1) if path else labelled[0])
     arguments = ["--data", "synthetic:5", "--face-model", "other", "--out", str(tmp_path / "run"), "--threads", "1"]
     assert train.main(arguments) == 2
-    assert "leave --face-model away" in capsys.readouterr().err
+    assert "omit --face-model" in capsys.readouterr().err
 
 
 def test_command_line_gives_one_line_and_2(capsys, tmp_path: Path) -> None:

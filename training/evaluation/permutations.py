@@ -33,7 +33,7 @@ def other_permutations(checkpoint: Checkpoint, count: int) -> Iterator[Checkpoin
     """
     config = checkpoint.config
     if not config.cdsda:
-        raise InvalidInputError("--permutations: expected a network with CDSDA, got one without; leave it away.")
+        raise InvalidInputError("--permutations: expected a network with CDSDA, got one without; omit it.")
     random, cells = np.random.default_rng(0), config.grid**2
     for _ in range(count):
         order = random.permutation(cells)

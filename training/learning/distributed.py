@@ -96,7 +96,7 @@ class Team:
             for tensor, part in zip(tensors, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 
-    def hand_out(self, value: _Value) -> _Value:
+    def broadcast(self, value: _Value) -> _Value:
         """The first process's value, for all."""
         if self.size == 1:
             return value

@@ -1,0 +1,104 @@
+"""Where a run's samples come from: what `--data` names becomes samples to train on, and others that are held out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import InvalidInputError, MismatchError
+from runtime.face_model import FaceModel, load_face_model
+from training.config import TrainConfig
+from training.data.catalog import KINDS_WITH_PARAMS, KINDS_WITH_POINTS, hold_out, open_samples
+from training.data.landmarks import LandmarkSamples
+from training.data.samples import HELD_OUT_SEED, Samples, SyntheticSamples, image_size, parse_synthetic
+from training.learning.distributed import Team
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """How samples are opened."""
+
+    held_out: int = 500
+    """Faces that are kept from training, to evaluate on."""
+    workers: int = os.cpu_count() or 1
+    """Rendering processes, or decoding threads."""
+    assets: Path | None = None
+    """Folder of CC0 assets that synthetic faces are rendered with."""
+
+
+def labels_of(data: str) -> str:
+    """What labels a `--data` has: `params` or `points`."""
+    return "points" if data.partition(":")[0] in KINDS_WITH_POINTS else "params"
+
+
+def data_label(text: str) -> str:
+    """What a checkpoint says of its data: no path in it."""
+    kind, _, rest = text.partition(":")
+    return f"{kind}:{rest.partition(':')[0] if kind == 'synthetic' else Path(rest).resolve().name}"
+
+
+def match_face_model(config: TrainConfig, face_model: FaceModel, labels: str = "params") -> TrainConfig:
+    """The config with as many coefficients as the face model has, and without flips where it can't mirror params."""
+    counts: dict[str, Any] = {"shape_count": face_model.shape_count, "expression_count": face_model.expression_count}
+    augment = config.augment
+    if labels == "params" and not face_model.can_mirror:
+        augment = dataclasses.replace(augment, flip_probability=0.0)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **counts), augment=augment)
+
+
+def open_source(
+    data: str, options: SourceOptions, face_model: FaceModel, crop_size: int, team: Team
+) -> tuple[Samples, Samples] | tuple[LandmarkSamples, LandmarkSamples]:
+    """Samples to train on, and held-out ones; synthetic ones are rendered where they are missing.
+
+    Args:
+        data: KIND:DIR or synthetic:N[:CACHE].
+        options: How they are opened.
+        face_model: That params are for.
+        crop_size: The network's.
+        team: All its processes must call.
+
+    Raises:
+        InvalidInputError: `data` can't be meant, or has too few samples.
+        MismatchError: Its labels are another face model's.
+        FileNotFoundError, FileFormatError: A data set's file is missing or damaged.
+    """
+    size = image_size(crop_size)
+    if data.startswith("synthetic"):
+        return _open_synthetic(data, options, face_model, size, team)
+    kind, _, folder = data.partition(":")
+    if kind not in KINDS_WITH_PARAMS + KINDS_WITH_POINTS or not folder:
+        known = ", ".join(f"{name}:DIR" for name in KINDS_WITH_PARAMS + KINDS_WITH_POINTS)
+        raise InvalidInputError(f"Expected synthetic:N[:CACHE] or one of {known} for --data, got '{data}'.")
+    samples: Any = open_samples(data, face_model, size=size, threads=options.workers)
+    try:
+        kept, held_out = hold_out(kind, samples.image_paths, options.held_out, HELD_OUT_SEED)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{data}: {error}") from None
+    return samples.part(kept), samples.part(held_out)
+
+
+def _open_synthetic(
+    data: str, options: SourceOptions, face_model: FaceModel, size: int, team: Team
+) -> tuple[SyntheticSamples, SyntheticSamples]:
+    """One process of each machine renders what is missing."""
+    bundled = load_face_model()
+    if face_model.sha256 != bundled.sha256:
+        raise MismatchError(
+            f"Expected the bundled face model '{bundled.name}' for synthetic faces, got '{face_model.name}'; omit "
+            "--face-model, or give data that is labelled for it."
+        )
+    count, directory = parse_synthetic(data)
+
+    def opened() -> tuple[SyntheticSamples, SyntheticSamples]:
+        held_out = SyntheticSamples(options.held_out, directory, size=size, seed=HELD_OUT_SEED, assets=options.assets)
+        return SyntheticSamples(count, directory, size=size, assets=options.assets), held_out
+
+    if team.local_rank == 0:
+        for part in opened():
+            part.fill(workers=options.workers)
+    team.wait()
+    return opened()
