@@ -4,7 +4,8 @@ import pytest
 
 from runtime.errors import ClnError, FileFormatError, InvalidInputError
 from training.config import AugmentConfig, TrainConfig, config_names, load_config
-from training.train import config_of, parse_arguments, plain
+from training.learning.state import plain
+from training.train import config_of, parse_arguments
 
 ROWS = {  # the paper's ablation table: cdsda, cat, thumbnail
     "without_cdsda_and_cat": (False, False, True),
