@@ -13,6 +13,7 @@ Any object with `detect(image) -> list[Detection]` takes its place.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,6 +157,14 @@ class BlazeFaceDetector:
         self.thorough, self.quick = thorough, quick
         self.threads = threads
         self.model_path = Path(model_path)
+
+    @cached_property
+    def glance(self) -> BlazeFaceDetector:
+        """The same detector, taking its first look alone: for videos, where the next frame is another chance."""
+        _ = self._session  # shared by both
+        other = copy.copy(self)
+        other.thorough, other.quick = False, True
+        return other
 
     def detect(self, image: NDArray[np.uint8]) -> list[Detection]:
         """Faces in a uint8 (H, W, 3) BGR image, best first.

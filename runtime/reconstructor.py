@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -136,21 +137,42 @@ class Reconstructor(Closing):
 
     def _on_gpu(self, image: Any, boxes: ArrayLike | None) -> list[Face]:
         """Cuts the faces on the GPU; of a frame that is there already, only detection needs a copy in host memory."""
-        engine: Any = self.engine
-        if not hasattr(engine, "run_frame"):
-            raise InvalidInputError(
-                "image: expected a frame in host memory for this engine, got one on the GPU; copy it to a NumPy array, "
-                "or load a .engine file"
-            )
+        engine = self._frame_engine()
         if is_on_gpu(image):
             frame = engine.to_host(image) if boxes is None else None
         else:
             frame = image = as_bgr(image)
         rois, outlines, scores = self._regions(frame, boxes)
-        size = engine.manifest.input_size
-        none = np.empty((0, size, size, 3), dtype=np.uint8)
-        prepared = Prepared(crops=none, rois=tuple(rois), boxes=tuple(outlines), scores=tuple(scores))
-        return self._faces(engine.run_frame(image, rois), prepared)
+        return self.faces(engine.run_frame(image, rois), rois, outlines, scores)
+
+    def run(self, image: Any, rois: Sequence[Roi]) -> NDArray[np.float32]:
+        """Params (F, 12 + S + E) of regions of an image in host memory or on the GPU, in one call of the engine.
+
+        Raises:
+            InvalidInputError: no image, or one on the GPU for an engine that runs elsewhere.
+            FileFormatError: the engine gives NaN or infinity.
+        """
+        engine: Any = self.engine
+        if is_on_gpu(image) or getattr(engine, "cuts_frames", False):
+            return _finite(self._frame_engine().run_frame(image, rois))
+        return _finite(engine(crop(image, rois, engine.manifest.input_size)))
+
+    def faces(
+        self,
+        params: NDArray[np.float32],
+        rois: Sequence[Roi],
+        boxes: Sequence[tuple[float, float, float, float]] | None = None,
+        scores: Sequence[float] | None = None,
+    ) -> list[Face]:
+        """Faces of params (F, 12 + S + E) that regions gave; without boxes, those that their regions are made of."""
+        size = self.engine.manifest.input_size
+        landmarks = to_image(self.face_model.landmarks(_finite(params)), rois, size)
+        boxes = boxes or [_box_of(roi) for roi in rois]
+        scores = scores or [1.0] * len(rois)
+        return [
+            Face(box=box, score=score, roi=roi, crop_size=size, params=own, landmarks=points, model=self.face_model)
+            for box, score, roi, own, points in zip(boxes, scores, rois, params, landmarks, strict=True)
+        ]
 
     def reconstruct(self, prepared: Sequence[Prepared], *, batch: int | None = None) -> list[list[Face]]:
         """The faces of each image, the network called once for all, or for `batch` crops at a time."""
@@ -161,7 +183,10 @@ class Reconstructor(Closing):
         parts = [self.engine(crops[start : start + step]) for start in range(0, max(len(crops), 1), step)]
         params = parts[0] if len(parts) == 1 else np.concatenate(parts)
         ends = accumulate(len(p.crops) for p in prepared)
-        return [self._faces(params[end - len(p.crops) : end], p) for end, p in zip(ends, prepared, strict=True)]
+        return [
+            self.faces(params[end - len(p.crops) : end], p.rois, p.boxes, p.scores)
+            for end, p in zip(ends, prepared, strict=True)
+        ]
 
     @property
     def detector(self) -> FaceDetector:
@@ -172,17 +197,13 @@ class Reconstructor(Closing):
             self._detector = BlazeFaceDetector()
         return self._detector
 
-    def _faces(self, params: NDArray[np.float32], prepared: Prepared) -> list[Face]:
-        if not np.logical_and.reduce(np.isfinite(params), axis=None):  # `all` takes longer to do the same
-            raise FileFormatError("engine: expected finite params, got NaN or infinity; the engine file is damaged")
-        size = self.engine.manifest.input_size
-        landmarks = to_image(self.face_model.landmarks(params), prepared.rois, size)
-        return [
-            Face(box=box, score=score, roi=roi, crop_size=size, params=own, landmarks=points, model=self.face_model)
-            for box, score, roi, own, points in zip(
-                prepared.boxes, prepared.scores, prepared.rois, params, landmarks, strict=True
+    def _frame_engine(self) -> Any:
+        if not hasattr(self.engine, "run_frame"):
+            raise InvalidInputError(
+                "image: expected a frame in host memory for this engine, got one on the GPU; copy it to a NumPy array, "
+                "or load a .engine file"
             )
-        ]
+        return self.engine
 
     def close(self) -> None:
         """Frees the engine, if it was loaded here: one that was handed over is its owner's to close."""
@@ -194,3 +215,14 @@ def _rows(boxes: Any) -> list[Any]:
         return list(boxes)
     except TypeError:
         raise InvalidInputError(f"boxes: expected rows of (x, y, w, h), got {boxes!r}") from None
+
+
+def _finite(params: NDArray[np.float32]) -> NDArray[np.float32]:
+    if not np.logical_and.reduce(np.isfinite(params), axis=None):  # `all` takes longer to do the same
+        raise FileFormatError("engine: expected finite params, got NaN or infinity; the engine file is damaged")
+    return params
+
+
+def _box_of(roi: Roi) -> tuple[float, float, float, float]:
+    side = roi.side / math.sqrt(2)
+    return roi.center_x - side / 2, roi.center_y - side / 2, side, side

@@ -83,7 +83,7 @@ class Roi:
     def to_crop(self, points: ArrayLike, size: int) -> NDArray[Any]:
         """Image points (…, 2 or 3) in the frame of this region's crop of `size` pixels."""
         values = np.asarray(points)
-        linear, offset = self._linear(size)
+        linear, offset = self.map(size)
         back = linear / linear[2, 2] ** 2  # the transpose of the inverse: `linear` is a scaled rotation
         n = values.shape[-1]
         return _like((values - offset[:n]) @ back[:n, :n], values)
@@ -91,7 +91,7 @@ class Roi:
     def to_image(self, points: ArrayLike, size: int) -> NDArray[Any]:
         """The inverse of `to_crop`: crop points (…, 2 or 3) in the image's frame."""
         values = np.asarray(points)
-        linear, offset = self._linear(size)
+        linear, offset = self.map(size)
         n = values.shape[-1]
         return _like(values.astype(np.float64) @ linear[:n, :n].T + offset[:n], values)
 
@@ -108,8 +108,8 @@ class Roi:
         turn = math.radians(self.angle)
         return self.side / 2 * (abs(math.cos(turn)) + abs(math.sin(turn)))
 
-    def _linear(self, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Crop to image for points with z: a scaled rotation (3, 3) and an offset (3,)."""
+    def map(self, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`matrix` for points with z: a scaled rotation (3, 3) and an offset (3,)."""
         matrix = self.matrix(size)
         linear = np.zeros((3, 3))
         linear[:2, :2], linear[2, 2] = matrix[:, :2], self.side / size
@@ -118,7 +118,7 @@ class Roi:
 
 def to_image(points: NDArray[np.float32], rois: Sequence[Roi], size: int) -> NDArray[np.float32]:
     """Points (F, N, 3) of the crops of several regions in the image's frame: `Roi.to_image` for all at once."""
-    placed = [roi._linear(size) for roi in rois]
+    placed = [roi.map(size) for roi in rois]
     linear = np.array([linear.T for linear, _ in placed]).reshape(-1, 3, 3)
     offset = np.array([offset for _, offset in placed]).reshape(-1, 1, 3)
     return np.asarray(points.astype(np.float64) @ linear + offset, dtype=np.float32)

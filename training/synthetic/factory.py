@@ -93,14 +93,17 @@ class FaceFactory:
             self._atlas = self._library.texels, self._library.table
             self._head = self._head.without("teeth", "tongue")  # the library has its own
 
-    def sample(self, index: int, *, rotation: FloatArray | None = None, opening: float | None = None) -> Sample:
+    def sample(
+        self, index: int, *, rotation: FloatArray | None = None, expression: FloatArray | None = None,
+        opening: float | None = None,
+    ) -> Sample:  # fmt: skip
         """Picture `index` (any non-negative integer).
 
-        `rotation (3, 3)` turns its head otherwise, `opening` opens its eyes as far (1: as the mean face's, 0: shut);
-        all else stays the same.
+        `rotation (3, 3)` turns its head otherwise, `expression (10,)` gives it another one, `opening` opens its eyes as
+        far (1: as the mean face's, 0: shut); all else stays the same.
         """
         rng = stream(self.seed, 0, index)
-        subject = self._subject(rng, rotation, opening)
+        subject = self._subject(rng, rotation, expression, opening)
         lights, backdrop = self._surroundings(rng)
         light, cover, tones = self._render(rng, subject, lights)
         level = lights.level
@@ -130,8 +133,12 @@ class FaceFactory:
         lights, seen = look_into(rng, self._library.environment(rng), self.size)
         return lights, seen if chance(rng, 0.7) else None
 
-    def _subject(self, rng: np.random.Generator, given: FloatArray | None, opening: float | None) -> _Subject:
+    def _subject(
+        self, rng: np.random.Generator, given: FloatArray | None, expression: FloatArray | None, opening: float | None
+    ) -> _Subject:
         coefficients = _random_coefficients(rng, self._head)
+        if expression is not None:
+            coefficients[-len(expression) :] = expression
         if opening is not None:
             coefficients = with_opening(self._head, coefficients, opening)
         vertices = self._head.vertices(coefficients)
