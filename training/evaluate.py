@@ -102,9 +102,10 @@ def read_yaws(path: str, names: Sequence[str]) -> NDArray[np.float64]:
 
 
 def evaluate_data(
-    predict: Predict, size: int, face_model: FaceModel, data: str, *, yaw_labels: str | None = None
-) -> Accuracy:
-    """Accuracy on one data set; of `synthetic:N[:CACHE]` on held-out samples.
+    predict: Predict, size: int, face_model: FaceModel, data: str, *, yaw_labels: str | None = None,
+    assets: Path | None = None,
+) -> Accuracy:  # fmt: skip
+    """Accuracy on one data set; of `synthetic:N[:CACHE]` on held-out samples, rendered with `assets`.
 
     Raises:
         InvalidInputError: There is no such kind of data.
@@ -116,7 +117,7 @@ def evaluate_data(
     if kind in POINT_SETS:
         return study_points(predict, size, face_model, *load_points(kind, folder)).accuracy
     count, directory = parse_synthetic(data)
-    samples = SyntheticSamples(count, directory, size=image_size(size), seed=HELD_OUT_SEED)
+    samples = SyntheticSamples(count, directory, size=image_size(size), seed=HELD_OUT_SEED, assets=assets)
     samples.fill()
     return evaluate_synthetic(predict, size, face_model, samples)
 
@@ -176,11 +177,14 @@ class Part:
         return {self.name: self.accuracy.errors, f"{self.name}{DETECTED}": self.study.detector}
 
 
-def tabulate(predict: Predict, size: int, face_model: FaceModel, data: str, *, yaw_labels: str | None = None) -> Part:
+def tabulate(
+    predict: Predict, size: int, face_model: FaceModel, data: str, *, yaw_labels: str | None = None,
+    assets: Path | None = None,
+) -> Part:  # fmt: skip
     """All that the table says of one data set."""
     (kind, folder), name = kind_of(data), data_name(data)
     if kind == "synthetic":
-        accuracy = evaluate_data(predict, size, face_model, data)
+        accuracy = evaluate_data(predict, size, face_model, data, assets=assets)
         rows = accuracy_rows(name, f"NME, {accuracy.faces} held-out rendered faces", accuracy)
         return Part(name=name, accuracy=accuracy, rows=rows)
     if kind == "aflw2000":
@@ -282,7 +286,9 @@ def study_rows(name: str, what: str, study: Study, coefficients: int) -> list[Ro
     return rows
 
 
-def evaluate_permutations(model: str, face_model: FaceModel, data: str, count: int) -> list[Permuted]:
+def evaluate_permutations(
+    model: str, face_model: FaceModel, data: str, count: int, assets: Path | None = None
+) -> list[Permuted]:
     """NME on a data set with `count` other permutations.
 
     Raises:
@@ -293,7 +299,7 @@ def evaluate_permutations(model: str, face_model: FaceModel, data: str, count: i
     results = []
     for changed in other_permutations(load_checkpoint(model, face_model), count):
         predict, config = torch_predictor(reparameterize(changed.model())), changed.config
-        nme = evaluate_data(predict, config.input_size, face_model, data).nme
+        nme = evaluate_data(predict, config.input_size, face_model, data, assets=assets).nme
         results.append(Permuted(order=config.evaluation_order, thumbnail_cell=config.thumbnail_cell, nme=nme))
     return results
 
@@ -315,6 +321,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("model", help="checkpoint (.pth) or engine (.onnx, .engine)")
     data_help = f"{', '.join(f'{kind}:DIR' for kind in KINDS[:-1])} or synthetic:N[:CACHE]; may be given several times"
     parser.add_argument("--data", required=True, action="append", help=data_help)
+    assets_help = "folder of CC0 assets that synthetic faces are rendered with (default: none)"
+    parser.add_argument("--assets", type=Path, help=assets_help)
     parser.add_argument("--face-model", help="the face model it was trained for (default: the bundled one)")
     parser.add_argument("--json", help="write the report to this file")
     parser.add_argument("--table", help="write a Markdown table to this file, with more figures (takes longer)")
@@ -338,14 +346,14 @@ def run(options: argparse.Namespace) -> list[Part]:
         make_folder(options.report)
     onnx = timed_file(options.model, options.onnx) if full else None
     if full:
-        parts = [tabulate(*setting, data, yaw_labels=yaws) for data in options.data]
+        parts = [tabulate(*setting, data, yaw_labels=yaws, assets=options.assets) for data in options.data]
     else:
         parts = [
-            Part(name=name, accuracy=evaluate_data(*setting, data, yaw_labels=yaws))
+            Part(name=name, accuracy=evaluate_data(*setting, data, yaw_labels=yaws, assets=options.assets))
             for name, data in zip(names, options.data, strict=True)
         ]
     permuted = {
-        name: evaluate_permutations(options.model, face_model, data, options.permutations)
+        name: evaluate_permutations(options.model, face_model, data, options.permutations, options.assets)
         for name, data in zip(names, options.data, strict=True)
         if options.permutations
     }

@@ -532,7 +532,7 @@ def checkpoint(tmp_path: Path, face_model: FaceModel, monkeypatch: pytest.Monkey
 class Rendered:
     """Rendered faces without a renderer."""
 
-    def __init__(self, count: int, directory: Path, *, size: int, seed: int) -> None:
+    def __init__(self, count: int, directory: Path, *, size: int, seed: int, assets: Path | None) -> None:
         self.params = self.make(count, size=size, seed=seed)
         self.size = size
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from runtime.errors import ClnError
 from training.data.catalog import check
@@ -17,9 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("data", metavar="KIND:DIR", help="for example 300w-lp:DIR, aflw:DIR, points:DIR")
     command.add_argument("--images", action="store_true", help="decode every image too (slow)")
     command.add_argument("--crop-size", type=int, default=128, help="of synthetic samples (default: 128)")
+    command.add_argument("--assets", type=Path, help="folder of CC0 assets of synthetic samples (default: none)")
     options = parser.parse_args(arguments)
     try:
-        report = check(options.data, images=options.images, crop_size=options.crop_size)
+        report = check(options.data, images=options.images, crop_size=options.crop_size, assets=options.assets)
     except (ClnError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -153,20 +153,21 @@ class CheckReport:
     problems: list[str]
 
 
-def check(text: str, *, images: bool = False, crop_size: int = 128) -> CheckReport:
+def check(text: str, *, images: bool = False, crop_size: int = 128, assets: Path | None = None) -> CheckReport:
     """Whether a set is complete.
 
     Args:
         text: KIND:DIR.
         images: Decode every image too, which takes a millisecond or more each.
         crop_size: Of synthetic samples.
+        assets: The folder that synthetic samples are rendered with.
 
     Raises:
         InvalidInputError: There is no such kind.
     """
     kind, folder = parse_kind(text)
     if kind == "synthetic":
-        return _check_synthetic(text, crop_size)
+        return _check_synthetic(text, crop_size, assets)
     try:
         paths, found, problems = _contents(kind, folder)
     except (ClnError, OSError) as error:
@@ -220,12 +221,12 @@ def _unreadable(paths: Sequence[Path], *, decode: bool) -> list[str]:
     return lines
 
 
-def _check_synthetic(text: str, crop_size: int) -> CheckReport:
+def _check_synthetic(text: str, crop_size: int, assets: Path | None) -> CheckReport:
     try:
         count, directory = parse_synthetic(text)
         if not directory.is_dir():
             return CheckReport(found=[], problems=[f"{directory}: nothing is rendered there yet"])
-        samples = SyntheticSamples(count, directory, size=image_size(crop_size))
+        samples = SyntheticSamples(count, directory, size=image_size(crop_size), assets=assets)
         missing = len(samples.missing())
     except (ClnError, OSError) as error:
         return CheckReport(found=[], problems=[str(error)])
