@@ -1,6 +1,7 @@
 """Writes what the page's test needs into a folder: pictures, what the Python runtime says of them, and a camera's clip.
 
-`python expected.py DIR`. The clip's frames carry their number as eight black or white squares at the top left.
+`python expected.py DIR [--quick]`; quick: the astronaut alone, and no clip. The clip's frames carry their number as
+eight black or white squares at the top left.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import Reconstructor, read_image
-from training.synthetic.factory import FaceFactory
 
 ROOT = Path(__file__).parents[3]
 ENGINES = ("edge.int8.onnx", "edge.onnx")
@@ -28,8 +28,7 @@ Image = NDArray[np.uint8]
 
 
 def pictures(out: Path, reconstruct: Reconstructor) -> list[str]:
-    """Writes the pictures of the parity test; their names."""
-    shutil.copy(ASTRONAUT, out / "astronaut.jpg")
+    """Writes renders and what is made of the astronaut for the parity test; their names."""
     upright, turned, large = _renders(reconstruct)
     matrix = cv2.getRotationMatrix2D((200, 200), -35, 1)
     images = {
@@ -41,7 +40,7 @@ def pictures(out: Path, reconstruct: Reconstructor) -> list[str]:
     }
     for name, image in images.items():
         cv2.imwrite(str(out / name), image)
-    return ["astronaut.jpg", *images]
+    return list(images)
 
 
 def faces_of(path: Path, reconstruct: Reconstructor) -> list[dict[str, Any]]:
@@ -60,6 +59,8 @@ def faces_of(path: Path, reconstruct: Reconstructor) -> list[dict[str, Any]]:
 
 
 def _renders(reconstruct: Reconstructor) -> list[Image]:
+    from training.synthetic.factory import FaceFactory  # slow to import
+
     factory = FaceFactory(size=400, margin=1.8, seed=7)
     renders = (factory.sample(index).image for index in range(100))
     found = (image for image in renders if any(face.score > 0.75 for face in reconstruct(image)))
@@ -94,14 +95,16 @@ def clip(out: Path, reconstruct: Reconstructor) -> list[Any]:
     return truth
 
 
-def main(out: Path) -> None:
-    """Writes everything."""
+def main(out: Path, *, quick: bool) -> None:
+    """Writes everything, or the little that a quick test needs."""
     out.mkdir(parents=True, exist_ok=True)
-    values: dict[str, Any] = {"pictures": {}, "code": CODE}
+    shutil.copy(ASTRONAUT, out / "astronaut.jpg")
+    names = ["astronaut.jpg"]
+    values: dict[str, Any] = {"pictures": {}, "clip": [], "code": CODE}
     for engine in ENGINES:
         with Reconstructor(ROOT / "runtime/assets" / engine) as reconstruct:
-            if not values["pictures"]:
-                names = pictures(out, reconstruct)
+            if not quick and not values["clip"]:
+                names += pictures(out, reconstruct)
                 values["clip"] = clip(out, reconstruct)
             values["pictures"][engine] = {name: faces_of(out / name, reconstruct) for name in names}
     bad_input(out)
@@ -109,4 +112,4 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), quick="--quick" in sys.argv)

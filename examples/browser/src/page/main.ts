@@ -126,14 +126,17 @@ async function showPhoto(blob: Blob, fileName: string): Promise<void> {
     const started = performance.now();
     const pixels = takePicture(bitmap, bitmap.width, bitmap.height);
     bitmap.close();
+    const read = performance.now();
     drawFaces(overlayContext, []);
     const found = await reconstruct.reconstruct(pixels);
     if (mine !== turn) return;
     name = fileName.replace(/\.[^.]*$/, "") || "face";
     selected = 0;
+    const done = performance.now();
     show(found, reconstruct.timings);
+    const drawn = performance.now();
     listFaces();
-    listTimes({ ...reconstruct.timings, whole: performance.now() - started });
+    listTimes({ ...reconstruct.timings, pixels: read - started, drawing: drawn - done, whole: drawn - started });
     describe(fileName);
   } catch (error) {
     if (mine === turn) fail(error);
@@ -218,17 +221,14 @@ async function startCamera(): Promise<void> {
     name = "camera";
     cameraButton.textContent = "Stop the camera";
     cameraButton.setAttribute("aria-pressed", "true");
-    element("frame").classList.add("mirrored");
+    mirror(true);
     say("The camera is running.");
     const rates = new Rates();
     reconstruct.forgetTracks();
     await opened.run(async (video, seconds) => {
-      const started = performance.now();
-      const pixels = takePicture(video, video.videoWidth, video.videoHeight);
-      const found = await reconstruct.track(pixels, seconds);
-      if (camera !== opened) return;
-      show(found, reconstruct.timings);
-      rates.add({ ...reconstruct.timings, whole: performance.now() - started });
+      const times = await onFrame(reconstruct, seconds, video, () => camera === opened);
+      if (!times) return;
+      rates.add(times);
       if (rates.due()) {
         listFaces();
         listTimes(rates.take());
@@ -244,12 +244,35 @@ async function startCamera(): Promise<void> {
   }
 }
 
+/** Shows a frame and its faces; what it took, or undefined where the camera was stopped meanwhile. */
+async function onFrame(
+  reconstruct: Reconstructor,
+  seconds: number,
+  video: HTMLVideoElement,
+  wanted: () => boolean,
+): Promise<Record<string, number> | undefined> {
+  const started = performance.now();
+  const pixels = takePicture(video, video.videoWidth, video.videoHeight);
+  const read = performance.now();
+  const found = await reconstruct.track(pixels, seconds);
+  if (!wanted()) return undefined;
+  const done = performance.now();
+  show(found, reconstruct.timings);
+  const drawn = performance.now();
+  return { ...reconstruct.timings, pixels: read - started, drawing: drawn - done, whole: drawn - started };
+}
+
 function stopCamera(): void {
   camera?.close();
   camera = undefined;
   cameraButton.textContent = "Start the camera";
   cameraButton.setAttribute("aria-pressed", "false");
-  element("frame").classList.remove("mirrored");
+  mirror(false);
+}
+
+function mirror(on: boolean): void {
+  element("frame").classList.toggle("mirrored", on);
+  element("mirror").hidden = !on;
 }
 
 function save(data: BlobPart, type: string, suffix: string): void {

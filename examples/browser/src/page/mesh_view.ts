@@ -65,6 +65,7 @@ export class MeshView {
 
   set surface(surface: Surface) {
     this.mesh.material = this.materials[surface];
+    if (surface === "shaded") this.geometry.computeVertexNormals();
     this.draw();
   }
 
@@ -104,7 +105,7 @@ export class MeshView {
     }
     position.needsUpdate = true;
     uv.needsUpdate = true;
-    this.geometry.computeVertexNormals();
+    if (this.mesh.material === this.materials.shaded) this.geometry.computeVertexNormals();
     this.geometry.computeBoundingBox();
     this.geometry.boundingBox?.getCenter(this.mesh.position).negate();
   }
