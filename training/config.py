@@ -153,8 +153,10 @@ class LossConfig:
 class AugmentConfig:
     """Ranges of the random changes to a training crop; each is drawn again for every sample.
 
-    The crop is the true landmarks' region, turned, then moved and scaled as a detector or a frame before would misplace
-    it. Lengths are shares of the region's side, intensities of the full range of 255.
+    Regions come from three sources, as in use: the box of the true landmarks, turned at random; the detector, and the
+    network itself (a second pass, a frame before), which both turn the head upright. Each source misplaces its regions
+    by its own error (`benchmarks/regions.py` measures it). Lengths are shares of the region's side, intensities of the
+    full range of 255. Labels that are points alone don't say how to turn upright: their regions are turned at random.
     """
 
     rotation: float = 12.0
@@ -163,6 +165,18 @@ class AugmentConfig:
     """Natural logarithm of the region's side, uniform in plus or minus this."""
     shift: float = 0.06
     """Uniform in plus or minus this, along x and along y."""
+    detector_share: float = 0.0
+    """Share of samples in the detector's regions; what both shares leave is the box of the true landmarks."""
+    detector_zoom: float = 0.11
+    """Standard deviation, cut off at three times that, as all errors of this source and the next."""
+    detector_shift: float = 0.045
+    detector_turn: float = 8.0
+    """Degrees from upright."""
+    own_share: float = 0.0
+    """Share of samples in regions from the network's own answer."""
+    own_zoom: float = 0.04
+    own_shift: float = 0.02
+    own_turn: float = 3.0
     flip_probability: float = 0.5
     contrast: float = 0.25
     brightness: float = 0.12

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from training.config import AugmentConfig
-from training.learning.augment import change_looks, draw_jitter
+from training.crops import crop_batch
+from training.decoder import Decoder
+from training.learning.augment import change_looks, draw_jitter, roll_of
 
 OFF = AugmentConfig(**{f.name: 0.0 for f in dataclasses.fields(AugmentConfig) if f.name != "erase_size"})
 SIZE = 48
@@ -109,3 +111,28 @@ def test_jitter_stays_in_its_ranges_and_off_is_the_region_itself() -> None:
     assert drawn.flip.float().mean() == pytest.approx(0.5, abs=0.05)
     off = draw_jitter(8, OFF, torch.Generator().manual_seed(0))
     assert not off.angle.any() and (off.zoom == 1).all() and not off.shift_x.any() and not off.flip.any()
+
+
+def test_each_source_of_regions_has_its_share_and_its_error() -> None:
+    config = dataclasses.replace(
+        OFF, zoom=0.5, detector_share=0.5, detector_zoom=0.1, detector_shift=0.05, own_share=0.25, own_shift=0.001
+    )
+    drawn = draw_jitter(8000, config, torch.Generator().manual_seed(0), torch.zeros(8000))
+    by_box = drawn.shift_x == 0
+    by_network = ~by_box & (drawn.shift_x.abs() <= 0.003) & (drawn.zoom == 1)
+    by_detector = ~by_box & ~by_network
+    assert by_box.float().mean() == pytest.approx(0.25, abs=0.02)
+    assert by_network.float().mean() == pytest.approx(0.25, abs=0.02)
+    assert drawn.zoom[by_detector].log().std() == pytest.approx(0.1, rel=0.05)
+    assert drawn.shift_y[by_detector].std() == pytest.approx(0.05, rel=0.05)
+
+
+@pytest.mark.parametrize("source", ["detector_share", "own_share"])
+def test_a_detector_s_and_the_network_s_own_regions_are_upright(face_model, make_params, source: str) -> None:
+    decoder, params = Decoder(face_model), torch.from_numpy(make_params(6))
+    config = dataclasses.replace(OFF, **{source: 1.0}, flip_probability=0.5, rotation=30.0)
+    jitter = draw_jitter(6, config, torch.Generator().manual_seed(1), roll_of(params))
+    assert jitter.flip.any() and not jitter.flip.all() and roll_of(params).abs().max() > 0.05
+    images = torch.zeros(6, 160, 160, 3, dtype=torch.uint8)
+    labels = crop_batch(images, params, decoder, 128, jitter)[1]
+    torch.testing.assert_close(roll_of(labels), torch.zeros(6), atol=1e-5, rtol=0)

@@ -17,22 +17,48 @@ from torch.nn import functional
 from training.config import AugmentConfig
 from training.crops import Jitter, crop_batch, crop_points, to_uint8
 from training.data.landmarks import LandmarkLabels
-from training.decoder import Decoder
+from training.decoder import Decoder, pose_matrix
 
 _GREY = (0.114, 0.587, 0.299)  # BT.601 weights of B, G, R
 
 
-def draw_jitter(batch: int, config: AugmentConfig, generator: torch.Generator) -> Jitter:
-    """A random departure for each sample."""
-    turn = _normal(generator, batch).clamp(-3.0, 3.0) * math.radians(config.rotation)
-    zoom, shift_x, shift_y = (_uniform(generator, 3, batch) * 2.0 - 1.0).unbind()
+def draw_jitter(batch: int, config: AugmentConfig, generator: torch.Generator, roll: Tensor | None = None) -> Jitter:
+    """A random departure for each sample, by the error of the source that is drawn for its region.
+
+    Args:
+        batch: Number of samples.
+        config: Shares and errors of the sources.
+        generator: Of chance.
+        roll: How far each head is turned in its image, radians clockwise (B,), for the sources that turn it upright.
+    """
+    from_box = _uniform(generator, 3, batch) * 2.0 - 1.0  # zoom, shift along x, along y
+    estimated = _normal(generator, 4, batch).clamp(-3.0, 3.0)  # the same, and the turn
+    chance = _uniform(generator, batch)
+    flip = _uniform(generator, batch) < config.flip_probability
+    by_detector = chance < config.detector_share
+    by_network = ~by_detector & (chance < config.detector_share + config.own_share)
+
+    def by_source(box: Tensor, error: Tensor, detector: float, own: float) -> Tensor:
+        return torch.where(by_detector, error * detector, torch.where(by_network, error * own, box))
+
+    turn = estimated[3] * math.radians(config.rotation)
+    if roll is not None:
+        residual = by_source(turn, estimated[3], math.radians(config.detector_turn), math.radians(config.own_turn))
+        upright = torch.where(flip, roll, -roll)  # a mirrored head leans the other way
+        turn = torch.where(by_detector | by_network, upright + residual, turn)
     return Jitter(
         angle=turn,
-        zoom=(zoom * config.zoom).exp(),
-        shift_x=shift_x * config.shift,
-        shift_y=shift_y * config.shift,
-        flip=_uniform(generator, batch) < config.flip_probability,
+        zoom=by_source(from_box[0] * config.zoom, estimated[0], config.detector_zoom, config.own_zoom).exp(),
+        shift_x=by_source(from_box[1] * config.shift, estimated[1], config.detector_shift, config.own_shift),
+        shift_y=by_source(from_box[2] * config.shift, estimated[2], config.detector_shift, config.own_shift),
+        flip=flip,
     )
+
+
+def roll_of(params: Tensor) -> Tensor:
+    """How far heads are turned in their images, radians clockwise as seen (B,), of params (B, 62)."""
+    up = pose_matrix(params)[:, :2, 1]  # where the model's y axis points: (0, -1) for an upright head
+    return torch.atan2(up[:, 0], -up[:, 1])
 
 
 def _uniform(generator: torch.Generator, *shape: int) -> Tensor:
@@ -47,7 +73,8 @@ def augmented_crops(
     images: Tensor, params: Tensor, decoder: Decoder, size: int, config: AugmentConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Random crops uint8 (B, S, S, 3) with random looks, and their params."""
-    crops, labels = crop_batch(images, params, decoder, size, draw_jitter(len(images), config, generator))
+    jitter = draw_jitter(len(images), config, generator, roll_of(params))
+    crops, labels = crop_batch(images, params, decoder, size, jitter)
     return to_uint8(change_looks(crops, config, generator)), labels
 
 
