@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.batches import IMAGE_SUFFIXES
 from runtime.errors import ClnError, InvalidInputError
 from runtime.face_model import FaceModel, load_face_model
 from runtime.manifest import INPUT, OUTPUT, Parity
@@ -115,8 +114,9 @@ def synthetic_faces(size: int, face_model: FaceModel, indices: range) -> Labelle
 
 def _folder_crops(folder: Path, size: int) -> NDArray[np.uint8]:
     from runtime.image import read_image
+    from runtime.items import images_in
 
-    files = sorted(file for file in folder.glob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = images_in(folder)
     if not files:
         raise InvalidInputError(f"{folder}: expected a folder with face crops as images, found no image there")
     return np.concatenate([_faces(read_image(file), size) for file in files])

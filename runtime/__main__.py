@@ -1,6 +1,8 @@
 """`python -m runtime PHOTO… --out DIR`: reconstructs the faces of photographs into JSON, a picture and meshes.
 
-A single folder in place of photographs stands for the images in it.
+Photographs, folders of them and patterns may be mixed. What cannot be done is skipped and named at the end; run again,
+the command does what is not finished yet. It replaces no file that it did not write itself. Exit status: 0 all done,
+1 some were skipped, 2 nothing could be done or the call was wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,58 +17,86 @@ from pathlib import Path
 from typing import Any
 
 from runtime import FileFormatError, InvalidInputError, Reconstructor
-from runtime.batches import Outcome, photos_in, reconstruct_files
-from runtime.command import command, exit_status, print_error
+from runtime.batches import Outcome, Run, process
+from runtime.command import Exit, command, exit_status, print_error
+from runtime.items import Item, Work, check_names, collect, with_stems
+from runtime.results import Results
+from runtime.savers import DEFAULT_SAVERS, SAVERS, check_savers
 
 _FOLDER_BATCH = 32
+_LINES = 20  # items up to which each has its own line
 _BAR = 30  # characters
 
 
-@command()
+@command(interrupted="finished photographs are kept; the same command goes on from there")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status (`runtime.command.Exit`)."""
     options = _parser().parse_args(arguments)
     if options.batch is not None and options.batch < 1:
         raise InvalidInputError(f"--batch: expected at least 1, got {options.batch}")
-    folder = len(options.photos) == 1 and options.photos[0].is_dir()
-    photos = photos_in(options.photos[0]) if folder else options.photos
-    _check_stems(photos)
-    boxes = _read_boxes(options.boxes, photos) if options.boxes else {}
+    savers = check_savers([name for name in options.save.split(",") if name])
+    results = Results(options.out, overwrite=options.overwrite)
+    work = collect(options.inputs, leave_out=results.made)
+    items = with_stems(work.items, lambda stem, item: results.is_free(stem, item.path))
+    results.protect(item.path for item in items)
+    boxes = _read_boxes(options.boxes, [item for item in items if item.error is None]) if options.boxes else {}
+    if all(item.error for item in items):
+        for item in items:
+            print_error(item.error)
+        return Exit.FAILED
+    results.make_folder()
+    many = work.many or len(items) > _LINES
     with Reconstructor(options.engine, face_model=options.face_model, threads=options.threads) as reconstruct:
-        batch = options.batch or (_FOLDER_BATCH if folder else 1)
-        outcomes = reconstruct_files(reconstruct, photos, boxes, options.out, batch=batch)
-        return _tell_folder(outcomes, len(photos)) if folder else _tell_photos(outcomes, options.out)
+        batch = options.batch or (_FOLDER_BATCH if many else 1)
+        run = Run(
+            reconstruct=reconstruct, results=results, batch=batch, boxes=boxes, savers=savers, again=options.again
+        )
+        outcomes = process(run, items)
+        return _tell_sum(outcomes, len(items), work) if many else _tell_each(outcomes, options.out, savers)
 
 
-def _tell_photos(outcomes: Iterable[Outcome], out: Path) -> int:
-    """One line for each photograph as it is done."""
+def _tell_each(outcomes: Iterable[Outcome], out: Path, savers: Sequence[str]) -> int:
+    """One line for each item as it is done."""
     total = skipped = 0
     for outcome in outcomes:
         total += 1
+        for note in outcome.notes:
+            print(f"warning: {note}", file=sys.stderr)
         if outcome.error is None:
-            print(_describe(outcome, out))
+            print(_describe(outcome, out, savers))
         else:
             print_error(outcome.error)
             skipped += 1
+    if skipped and total > 1:
+        print(f"{skipped} of {total} skipped")
     return exit_status(skipped=skipped, total=total)
 
 
-def _describe(outcome: Outcome, out: Path) -> str:
-    faces, stem = outcome.faces, out / outcome.photo.stem
+_ENDINGS = {"json": ".json", "picture": ".png", "obj": "_*.obj", "ply": "_*.ply"}
+
+
+def _describe(outcome: Outcome, out: Path, savers: Sequence[str]) -> str:
+    faces, stem = outcome.faces, out / outcome.stem
+    if outcome.finished:
+        return f"{outcome.photo}: finished before ({stem}.*); --again does it again"
     if not faces:
         return f"{outcome.photo}: no face found; wrote {stem}.json and .png (give boxes with --boxes to skip detection)"
     angles = "; ".join(f"yaw {f.pose.yaw:+.0f}° pitch {f.pose.pitch:+.0f}° roll {f.pose.roll:+.0f}°" for f in faces)
     count = f"{len(faces)} face{'s' * (len(faces) > 1)}"
-    return f"{outcome.photo}: {count} ({angles}); wrote {stem}.json, .png, _*.obj, _*.ply"
+    return f"{outcome.photo}: {count} ({angles}); wrote {stem}{', '.join(_ENDINGS.get(s, s) for s in savers)}"
 
 
-def _tell_folder(outcomes: Iterable[Outcome], total: int) -> int:
+def _tell_sum(outcomes: Iterable[Outcome], total: int, work: Work) -> int:
     """A line that grows, on a terminal; then the sum, and what was skipped and why."""
     started = time.perf_counter()
-    faces, empty, skipped = 0, 0, []
+    faces, empty, finished = 0, 0, 0
+    skipped: list[str] = []
+    notes: list[str] = []
     for done, outcome in enumerate(outcomes, start=1):
         faces += len(outcome.faces)
-        empty += outcome.error is None and not outcome.faces
+        finished += outcome.finished
+        empty += outcome.error is None and not outcome.finished and not outcome.faces
+        notes += outcome.notes
         if outcome.error is not None:
             skipped.append(outcome.error)
         if sys.stderr.isatty():
@@ -78,55 +108,72 @@ def _tell_folder(outcomes: Iterable[Outcome], total: int) -> int:
     seconds = time.perf_counter() - started
     print(
         f"{faces} faces in {total} photos, {faces / seconds:.1f} faces/s over {seconds:.1f} s; "
+        f"{f'{finished} finished before, ' if finished else ''}{_left_alone(work.left_alone)}"
         f"{empty} without a face, {len(skipped)} skipped"
     )
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
     for error in skipped:
         print_error(f"skipped {error}")
     return exit_status(skipped=len(skipped), total=total)
 
 
-def _check_stems(photos: Sequence[Path]) -> None:
-    twice = [stem for stem, count in Counter(photo.stem for photo in photos).items() if count > 1]
-    if twice:
-        raise InvalidInputError(
-            f"photos: expected different file names, got '{twice[0]}' more than once, whose results would "
-            "overwrite each other; run the command once for each, with another --out"
-        )
+def _left_alone(kinds: Counter[str]) -> str:
+    if not kinds:
+        return ""
+    listed = ", ".join(f"{count} {suffix}" for suffix, count in kinds.most_common(5))
+    return f"{kinds.total()} other file{'s' * (kinds.total() > 1)} left alone ({listed}), "
 
 
-def _read_boxes(path: Path, photos: Sequence[Path]) -> dict[Path, Any]:
+def _read_boxes(path: Path, items: Sequence[Item]) -> dict[Path, Any]:
     """Boxes by photo, from a JSON list (for a single photo) or an object that maps file names to lists."""
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(path.read_bytes(), object_pairs_hook=_without_doubles)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: expected a JSON file of boxes, found none; check the path") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise FileFormatError(f"{path}: expected boxes in JSON, got {error}") from None
+    except InvalidInputError as error:
+        raise FileFormatError(f"{path}: {error}") from None
     if isinstance(values, list):
-        if len(photos) != 1:
+        if len(items) != 1:
             raise InvalidInputError(
-                f"{path}: a list of boxes is for one photo, got {len(photos)} photos; "
+                f"{path}: a list of boxes is for one photo, got {len(items)} photos; "
                 'use {"file name": [[x, y, w, h], …]}'
             )
-        return {photos[0]: values}
+        return {items[0].path: values}
     if not isinstance(values, dict) or not all(isinstance(v, list) for v in values.values()):
         raise FileFormatError(f'{path}: expected [[x, y, w, h], …] or {{"file name": [[x, y, w, h], …]}}')
-    return {photo: values[photo.name] for photo in photos if photo.name in values}
+    found = check_names(values, items, source=path)
+    boxes: dict[Path, Any] = {}
+    for name, item in found.items():
+        if item.path in boxes:
+            raise InvalidInputError(f"{path}: expected each photograph once, got {item.path} again as '{name}'")
+        boxes[item.path] = values[name]
+    return boxes
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise InvalidInputError(f"expected each name once, got '{twice}' again; put all its boxes into one list")
+    return values
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
-    parser.add_argument("photos", nargs="+", type=Path, metavar="PHOTO", help="image files, or one folder of them")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
-    parser.add_argument(
-        "--engine", type=Path, metavar="PATH", help=".onnx or .engine file (default: the bundled network)"
-    )
-    parser.add_argument("--face-model", type=Path, metavar="FILE", help="face model (default: the bundled one)")
-    parser.add_argument("--boxes", type=Path, metavar="FILE.json", help="face boxes instead of detection")
-    parser.add_argument(
-        "--batch", type=int, metavar="N", help=f"faces in one call (default: 1, of a folder {_FOLDER_BATCH})"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
+    add = parser.add_argument
+    add("inputs", nargs="+", type=Path, metavar="PHOTO", help="image files, folders of them, patterns; mixed")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("--engine", type=Path, metavar="PATH", help=".onnx or .engine file (default: the bundled network)")
+    add("--face-model", type=Path, metavar="FILE", help="face model (default: the bundled one)")
+    add("--boxes", type=Path, metavar="FILE.json", help="face boxes instead of detection")
+    add("--save", default=",".join(DEFAULT_SAVERS), metavar="KINDS", help=f"what to write: some of {','.join(SAVERS)}")
+    add("--again", action="store_true", help="do photographs again that are finished")
+    add("--overwrite", action="store_true", help="replace files in --out that this program did not write, too")
+    add("--batch", type=int, metavar="N", help=f"faces in one call (default: 1, of many photos {_FOLDER_BATCH})")
+    add("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
     return parser
 
 

@@ -1,154 +1,240 @@
 """Many photographs into files: reading, the network and writing at once, results in the order of the photographs.
 
 One thread reads ahead (decoding, detection, crops), the caller's runs the network on the faces of several photographs
-together, and a few write (pictures and meshes cost more than all the rest). Each keeps a bounded number of photographs
-in hand, so memory does not grow with their number.
+together, and a few write (pictures and meshes cost more than all the rest). What is in hand is bounded by its bytes, so
+that memory grows neither with the number of photographs nor, beyond one of them, with their size.
+
+What goes wrong with a photograph is that photograph's outcome, and the others go on.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.drawing import draw_landmarks, draw_mesh
-from runtime.errors import FileFormatError, InvalidInputError
+from runtime.command import one_line
+from runtime.errors import ClnError
 from runtime.face import Face
-from runtime.files import write_atomically
-from runtime.image import read_image
+from runtime.files import sha256
+from runtime.image import decode_image, read_bytes
+from runtime.items import Item
 from runtime.reconstructor import Prepared, Reconstructor
+from runtime.results import Results
+from runtime.savers import DEFAULT_SAVERS, Photograph, save
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+RESULTS_VERSION = 1
+"""Part of the settings: another version's results are not taken for finished."""
 _AHEAD = 4  # photographs read before the network wants them
 _WRITERS = min(4, os.cpu_count() or 1)
 _UNWRITTEN = 2 * _WRITERS  # photographs that may wait for being written
+_IN_HAND = 768 << 20  # bytes of photographs in hand, from when on no further one is decoded
+_TOGETHER = 256 << 20  # bytes of photographs that wait for a call of the network
+_COPIES = 4  # of a decoded photograph, at most, while it is turned, drawn on and encoded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of a photograph."""
+    """What became of an item."""
 
     photo: Path
+    stem: str = ""
     faces: Sequence[Face] = ()
+    finished: bool = False  # by an earlier run
+    notes: tuple[str, ...] = ()
     error: str | None = None  # why it was skipped
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """How items are worked on."""
+
+    reconstruct: Reconstructor
+    results: Results
+    batch: int = 1
+    boxes: Mapping[Path, Any] = field(default_factory=dict)
+    """Face boxes of some photographs, by their path; the others go through the detector."""
+    savers: Sequence[str] = DEFAULT_SAVERS
+    again: bool = False
+    """Whether photographs that are finished are done again."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What else the results depend on, as plain values."""
+
+    def settings_of(self, item: Item) -> str:
+        """A hash of all that the results of a photograph depend on, besides its content."""
+        values = {
+            "version": RESULTS_VERSION,
+            "engine": self.reconstruct.engine.manifest.to_json(),
+            "savers": list(self.savers),
+            "boxes": self.boxes.get(item.path),
+            **self.settings,
+        }
+        return sha256(json.dumps(values, sort_keys=True).encode())
+
+
+def process(run: Run, items: Sequence[Item]) -> Iterator[Outcome]:
+    """Works on the items in their order; each one's outcome, once its files are written.
+
+    Raises:
+        ClnError: the engine fails.
+    """
+    for (is_video, is_bad), same in groupby(items, key=lambda item: (item.is_video, item.error is not None)):
+        if is_bad:
+            yield from (Outcome(photo=item.path, error=item.error) for item in same)
+        elif is_video:
+            yield from (_video(run, item) for item in same)
+        else:
+            yield from _photographs(run, list(same))
+
+
+def _video(run: Run, item: Item) -> Outcome:
+    return Outcome(photo=item.path, error=f"{item.path}: expected an image, got a video; take frames from it first")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Read:
     """A photograph as the reading thread leaves it."""
 
-    photo: Path
+    item: Item
+    content: str = ""
+    settings: str = ""
     image: NDArray[np.uint8] | None = None
+    notes: tuple[str, ...] = ()
     prepared: Prepared | None = None
+    finished: bool = False
     error: str | None = None
 
-
-def photos_in(folder: Path) -> list[Path]:
-    """The images of a folder, by name; its folders are left alone.
-
-    Raises:
-        InvalidInputError: there are none.
-    """
-    photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
-    if not photos:
-        raise InvalidInputError(
-            f"{folder}: expected a folder with images ({', '.join(IMAGE_SUFFIXES)}), found none in it; check the path"
-        )
-    return photos
+    @property
+    def bytes(self) -> int:
+        return 0 if self.image is None else _COPIES * self.image.nbytes
 
 
-def reconstruct_files(
-    reconstruct: Reconstructor, photos: Sequence[Path], boxes: Mapping[Path, Any], out: Path, *, batch: int
-) -> Iterator[Outcome]:
-    """Writes NAME.json, NAME.png and NAME_i.obj, .ply into `out` for each photograph.
+class _InHand:
+    """Counts the bytes of photographs that were decoded and are not written yet."""
 
-    Args:
-        reconstruct: what does the work.
-        photos: image files with different stems.
-        boxes: face boxes of some of them; the others go through the detector.
-        out: the folder; it is made where there is none.
-        batch: faces in one call of the network.
+    def __init__(self, limit: int) -> None:
+        self._limit, self._bytes, self._open = limit, 0, True
+        self._changed = threading.Condition()
 
-    Yields:
-        Each photograph's outcome, in their order, once its files are written.
+    def wait_for_room(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._bytes < self._limit or not self._open)
 
-    Raises:
-        OSError: a file cannot be written.
-        ClnError: the engine fails.
-    """
+    def add(self, count: int) -> None:
+        with self._changed:
+            self._bytes += count
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+
+
+def _photographs(run: Run, items: Sequence[Item]) -> Iterator[Outcome]:
+    in_hand = _InHand(_IN_HAND)
     with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(_WRITERS, "write") as writing:
         try:
             unwritten: deque[Future[Outcome]] = deque()
-            for group in _groups(_read_ahead(reading, reconstruct, photos, boxes), batch):
-                for item, faces in zip(group, _faces(reconstruct, group, batch), strict=True):
-                    unwritten.append(writing.submit(_write, item, faces, out))
+            for group in _groups(_read_ahead(reading, run, items, in_hand), run.batch):
+                for read, faces in zip(group, _faces(run, group), strict=True):
+                    unwritten.append(writing.submit(_write, run, read, faces))
+                    unwritten[-1].add_done_callback(_gives_back(in_hand, read.bytes))
+                group.clear()
                 while len(unwritten) > _UNWRITTEN:
                     yield unwritten.popleft().result()
             while unwritten:
                 yield unwritten.popleft().result()
         finally:  # after an error or Ctrl-C: what has not begun does not begin
+            in_hand.close()
             reading.shutdown(wait=False, cancel_futures=True)
             writing.shutdown(wait=False, cancel_futures=True)
 
 
-def _read_ahead(
-    pool: ThreadPoolExecutor, reconstruct: Reconstructor, photos: Sequence[Path], boxes: Mapping[Path, Any]
-) -> Iterator[_Read]:
+def _gives_back(in_hand: _InHand, count: int) -> Callable[[Any], None]:
+    return lambda _: in_hand.add(-count)
+
+
+def _read_ahead(pool: ThreadPoolExecutor, run: Run, items: Sequence[Item], in_hand: _InHand) -> Iterator[_Read]:
     ahead: deque[Future[_Read]] = deque()
-    for photo in photos:
-        ahead.append(pool.submit(_read, reconstruct, photo, boxes.get(photo)))
+    for item in items:
+        ahead.append(pool.submit(_read, run, item, in_hand))
         if len(ahead) > _AHEAD:
             yield ahead.popleft().result()
     while ahead:
         yield ahead.popleft().result()
 
 
-def _read(reconstruct: Reconstructor, photo: Path, boxes: Any) -> _Read:
+def _read(run: Run, item: Item, in_hand: _InHand) -> _Read:
+    in_hand.wait_for_room()
     try:
-        image = read_image(photo)
-        return _Read(photo=photo, image=image, prepared=reconstruct.prepare(image, boxes))
-    except (FileNotFoundError, FileFormatError, InvalidInputError) as error:
-        return _Read(photo=photo, error=str(error))
+        data = read_bytes(item.path)
+        content, settings = sha256(data), run.settings_of(item)
+        if not run.again and run.results.is_finished(item.stem, content, settings):
+            return _Read(item=item, finished=True)
+        image = decode_image(data, name=str(item.path))
+        prepared = run.reconstruct.prepare(image, run.boxes.get(item.path))
+    except Exception as error:
+        return _Read(item=item, error=_why(item, error))
+    read = _Read(item=item, content=content, settings=settings, image=image, prepared=prepared)
+    in_hand.add(read.bytes)
+    return read
+
+
+def _why(item: Item, error: Exception) -> str:
+    """One line that names the item."""
+    text = one_line(error)
+    if not isinstance(error, ClnError | OSError | MemoryError):
+        text = f"internal error: {type(error).__name__}: {text}; please report it"
+    return text if str(item.path) in text else f"{item.path}: {text}"
 
 
 def _groups(items: Iterator[_Read], batch: int) -> Iterator[list[_Read]]:
-    """Photographs together until they have `batch` faces, or are that many: each holds its image in memory."""
+    """Photographs together until they have `batch` faces, or are that many, or hold much memory."""
     group: list[_Read] = []
     count = 0
     for item in items:
         group.append(item)
         count += len(item.prepared.rois) if item.prepared else 0
-        if max(count, len(group)) >= batch:
+        if max(count, len(group)) >= batch or sum(read.bytes for read in group) >= _TOGETHER:
             yield group
             group, count = [], 0
     if group:
         yield group
 
 
-def _faces(reconstruct: Reconstructor, group: Sequence[_Read], batch: int) -> list[list[Face]]:
+def _faces(run: Run, group: Sequence[_Read]) -> list[list[Face] | str]:
+    """The faces of each, or why there are none; where the network fails on all together, each is tried by itself."""
     prepared = [item.prepared for item in group if item.prepared]
-    found = iter(reconstruct.reconstruct(prepared, batch=batch) if prepared else [])
-    return [next(found) if item.prepared else [] for item in group]
+    try:
+        found = iter(run.reconstruct.reconstruct(prepared, batch=run.batch) if prepared else [])
+        return [next(found) if item.prepared else [] for item in group]
+    except (ClnError, MemoryError) as error:
+        if len(group) == 1:
+            return [_why(group[0].item, error)]
+        return [faces for item in group for faces in _faces(run, [item])]
 
 
-def _write(item: _Read, faces: Sequence[Face], out: Path) -> Outcome:
-    if item.image is None:
-        return Outcome(photo=item.photo, error=item.error)
-    stem = item.photo.stem
-    record = {"image": item.photo.name, "faces": [face.to_dict() for face in faces]}
-    write_atomically(out / f"{stem}.json", json.dumps(record) + "\n")
-    picture = cv2.imencode(".png", draw_landmarks(draw_mesh(item.image, faces), faces))[1]
-    write_atomically(out / f"{stem}.png", picture.tobytes())
-    for i, face in enumerate(faces):
-        face.save_obj(out / f"{stem}_{i}.obj")
-        face.save_ply(out / f"{stem}_{i}.ply")
-    return Outcome(photo=item.photo, faces=faces)
+def _write(run: Run, read: _Read, faces: list[Face] | str) -> Outcome:
+    item, error = read.item, read.error if isinstance(faces, list) else faces
+    if read.finished:
+        return Outcome(photo=item.path, stem=item.stem, finished=True)
+    if error is not None or read.image is None or isinstance(faces, str):
+        return Outcome(photo=item.path, error=error)
+    photo = Photograph(name=item.path.name, image=read.image, faces=faces, notes=read.notes)
+    try:
+        run.results.save(item.stem, item.path, read.content, read.settings, partial(save, photo, run.savers))
+    except Exception as problem:
+        return Outcome(photo=item.path, error=_why(item, problem))
+    return Outcome(photo=item.path, stem=item.stem, faces=faces, notes=read.notes)

@@ -1,31 +1,54 @@
-"""Files are written beside their place and renamed into it, so that a reader never sees half of one."""
+"""Files are written beside their place and renamed into it, so that a reader never sees half of one.
+
+What is no plain file is written to as it stands: a pipe or a device gets the bytes, a link's target the content.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import re
+import stat
+import sys
 import tempfile
 import threading
 from pathlib import Path
 
 _reading_umask = threading.Lock()
+_OWN_OUTPUT = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
+_CHUNK = 1 << 20
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Writes `data` (text as UTF-8) to `path`; on any failure the old file stays and no partial one is left.
 
     Raises:
-        OSError: the folder cannot be made or written, or the disk is full.
+        OSError: the folder cannot be made or written, or the disk is full; it carries `path` as its file name.
     """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     payload = data.encode() if isinstance(data, str) else data
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        if (number := _own_output(path)) is not None:
+            _write_all(number, payload)
+        elif _is_special(path):
+            with open(path, "ab", buffering=0) as file:
+                _write_all(file.fileno(), payload)
+        else:
+            _replace(Path(os.path.realpath(path)), payload)
+    except OSError as error:
+        if error.errno is None or error.filename == os.fspath(path):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+
+
+def _replace(target: Path, payload: bytes) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A short name of its own: the target's may already be as long as names can be.
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".cln-")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(payload)
-        os.chmod(name, 0o666 & ~_umask())
+        os.chmod(name, _mode(target))
         os.replace(name, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -33,9 +56,52 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
         raise
 
 
+def _write_all(number: int, payload: bytes) -> None:
+    rest = memoryview(payload)
+    while rest:
+        rest = rest[os.write(number, rest) :]
+
+
+def _own_output(path: str | os.PathLike[str]) -> int | None:
+    """The descriptor of this process that a name such as /dev/stdout stands for: it has its own place in a file."""
+    found = _OWN_OUTPUT.fullmatch(os.path.abspath(path))
+    if found is None:
+        return None
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    return {"stdout": 1, "stderr": 2}.get(found[1]) or int(found[2])
+
+
+def _is_special(path: str | os.PathLike[str]) -> bool:
+    """Whether the name stands for a pipe, a device or a socket."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def sha256(data: bytes) -> str:
     """SHA-256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's content as 64 hexadecimal digits, read piece by piece."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _mode(target: Path) -> int:
+    """The permissions of the file that is replaced, or those of a new one."""
+    try:
+        return stat.S_IMODE(target.stat().st_mode)
+    except FileNotFoundError:
+        return 0o666 & ~_umask()
 
 
 def _umask() -> int:

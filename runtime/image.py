@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 
 from runtime.errors import FileFormatError, InvalidInputError
 
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif"),
+    *(".jp2", ".pbm", ".pgm", ".ppm", ".pnm"),
+)
+"""Files of these suffixes are images, in lower case; what is in them decides how they are read."""
 # OpenCV addresses pixels of a warp's source with 16-bit integers.
 MAX_SIDE = 32766
+MAX_BYTES = 1 << 30
+"""Of an image file."""
 
 
 def as_bgr(image: Any) -> NDArray[np.uint8]:
@@ -50,10 +57,23 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         FileNotFoundError: there is no such file.
         FileFormatError: OpenCV cannot decode it.
     """
+    return decode_image(read_bytes(path), name=os.fspath(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of an image file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: it is larger than any image.
+        OSError: it cannot be read.
+    """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"{file}: expected an image file, found none; check the path")
-    return decode_image(file.read_bytes(), name=str(file))
+    if (size := file.stat().st_size) > MAX_BYTES:
+        raise FileFormatError(f"{file}: expected an image file of at most {MAX_BYTES} bytes, got {size}")
+    return file.read_bytes()
 
 
 def decode_image(data: bytes, *, name: str) -> NDArray[np.uint8]:

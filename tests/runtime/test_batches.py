@@ -11,6 +11,8 @@ import pytest
 from runtime import Reconstructor, batches
 from runtime.__main__ import main
 from runtime.engines import load_engine
+from runtime.items import Item, images_in, with_stems
+from runtime.results import LIST_NAME, Results
 from tests.runtime.test_reconstructor import Recorder
 
 
@@ -45,20 +47,30 @@ def test_a_folder_gives_what_its_photos_give(folder, tmp_path, engine_file, caps
     assert captured.err == ""
     assert captured.out.startswith("7 faces in 5 photos, ")
     assert "faces/s" in captured.out and captured.out.endswith("1 without a face, 0 skipped\n")
-    files = sorted(path.name for path in (tmp_path / "single").iterdir())
-    assert files == sorted(path.name for path in (tmp_path / "many").iterdir())
+    files = sorted(path.name for path in (tmp_path / "single").iterdir() if path.name != LIST_NAME)
+    assert files == sorted(path.name for path in (tmp_path / "many").iterdir() if path.name != LIST_NAME)
     assert len(files) == 5 * 2 + 7 * 2
     for name in files:
         assert (tmp_path / "single" / name).read_bytes() == (tmp_path / "many" / name).read_bytes(), name
 
 
+def run_of(reconstruct, out, **options):
+    results = Results(out)
+    results.make_folder()
+    return batches.Run(reconstruct=reconstruct, results=results, **options)
+
+
+def items_of(paths):
+    return with_stems([Item(path=path) for path in paths], lambda *_: True)
+
+
 def test_faces_of_several_photos_share_a_call(folder, tmp_path, engine_file):
     engine = Recorder(load_engine(engine_file))
-    reconstruct = Reconstructor(engine)
-    photos = batches.photos_in(folder)
-    boxes = {photo: boxes_for(folder)[photo.name] for photo in photos}
-    outcomes = list(batches.reconstruct_files(reconstruct, photos, boxes, tmp_path / "out", batch=3))
-    assert [outcome.photo for outcome in outcomes] == photos
+    items = items_of(images_in(folder))
+    boxes = {item.path: boxes_for(folder)[item.path.name] for item in items}
+    run = run_of(Reconstructor(engine), tmp_path / "out", batch=3, boxes=boxes)
+    outcomes = list(batches.process(run, items))
+    assert [outcome.photo for outcome in outcomes] == [item.path for item in items]
     assert [len(outcome.faces) for outcome in outcomes] == [1, 2, 0, 1, 3]
     assert engine.batches == [3, 3, 1]  # photos 0 and 1; 2, 3 and 4, whose four faces are one too many for a call
 
@@ -84,6 +96,8 @@ def test_skipped_files_are_named_with_their_reasons_at_the_end(folder, tmp_path,
         (["{folder}", "--out", "{file}"], "xists"),  # a file is where the folder for the results should be
         (["{folder}", "--batch", "0", "--out", "{out}"], "--batch: expected at least 1"),
         (["{none}", "--out", "{out}"], "expected a folder with images"),
+        (["{folder}/*.xyz", "--out", "{out}"], "expected files of this pattern"),
+        (["{folder}", "--save", "jsn", "--out", "{out}"], "did you mean 'json'?"),
     ],
 )
 def test_what_stops_all_is_one_line(folder, tmp_path, engine_file, capsys, arguments, message):
@@ -100,6 +114,7 @@ class Watched:
 
     def __init__(self, engine_file):
         self.inner = Reconstructor(engine_file)
+        self.engine = self.inner.engine
         self.read, self.ahead = 0, threading.Event()
 
     def prepare(self, image, boxes):
@@ -116,27 +131,27 @@ class Watched:
 def many(folder, count):
     for i in range(count):
         cv2.imwrite(str(folder / f"many{i:03d}.png"), np.zeros((30, 30, 3), np.uint8))
-    return sorted(folder.glob("many*.png"))
+    return items_of(sorted(folder.glob("many*.png")))
 
 
 def test_reading_goes_on_while_the_network_works(tmp_path, engine_file):
     watched = Watched(engine_file)
-    assert len(list(batches.reconstruct_files(watched, many(tmp_path, 4), {}, tmp_path / "out", batch=1))) == 4
+    assert len(list(batches.process(run_of(watched, tmp_path / "out"), many(tmp_path, 4)))) == 4
     assert watched.waited
 
 
 def test_slow_writing_holds_reading_back(tmp_path, engine_file, monkeypatch):
     watched, opened = Watched(engine_file), threading.Event()
 
-    def slow(item, faces, out):
+    def slow(run, read, faces):
         opened.wait(60)
-        return batches.Outcome(photo=item.photo, faces=faces)
+        return batches.Outcome(photo=read.item.path, faces=faces)
 
     monkeypatch.setattr(batches, "_write", slow)
     photos, outcomes = many(tmp_path, 60), []
 
     def run():
-        outcomes.extend(batches.reconstruct_files(watched, photos, {}, tmp_path / "out", batch=2))
+        outcomes.extend(batches.process(run_of(watched, tmp_path / "out", batch=2), photos))
 
     thread = threading.Thread(target=run)
     thread.start()
@@ -148,4 +163,28 @@ def test_slow_writing_holds_reading_back(tmp_path, engine_file, monkeypatch):
     opened.set()
     thread.join(60)
     assert 0 < held <= batches._AHEAD + batches._UNWRITTEN + 2 * 2 + 1
-    assert [outcome.photo for outcome in outcomes] == photos
+    assert [outcome.photo for outcome in outcomes] == [item.path for item in photos]
+
+
+def test_large_photographs_are_few_in_hand(tmp_path, engine_file, monkeypatch):
+    """Reading stands still at a number of bytes: photographs of any size, however many may wait by their number."""
+    watched, opened = Watched(engine_file), threading.Event()
+    photos = many(tmp_path, 12)
+    monkeypatch.setattr(batches, "_IN_HAND", 2 * batches._COPIES * 30 * 30 * 3)
+    monkeypatch.setattr(batches, "_TOGETHER", 1)
+    watched.ahead.set()
+
+    def slow(run, read, faces):
+        opened.wait(60)
+        return batches.Outcome(photo=read.item.path, faces=faces)
+
+    monkeypatch.setattr(batches, "_write", slow)
+    outcomes = []
+    run = run_of(watched, tmp_path / "out", batch=8)
+    thread = threading.Thread(target=lambda: outcomes.extend(batches.process(run, photos)))
+    thread.start()
+    time.sleep(0.5)
+    held = watched.read
+    opened.set()
+    thread.join(60)
+    assert held == 2 and len(outcomes) == 12
