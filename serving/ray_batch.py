@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.batches import IMAGE_SUFFIXES
 from runtime.command import Exit, command, exit_status, print_error
 from runtime.cores import usable_cores
 from runtime.errors import ClnError, EngineUnavailableError, InvalidInputError
 from runtime.face_model import load_face_model
 from runtime.files import sha256
+from runtime.image import IMAGE_SUFFIXES
 from runtime.manifest import Manifest
 from serving.ray_workers import BATCH, PartWorker, Recipe
 from serving.results import forget_errors, part_name, photos_done
