@@ -2,9 +2,10 @@
 
 X.onnx is the float32 network for ONNX Runtime, its manifest in its metadata. X.engine is a TensorRT-RTX (or TensorRT)
 plan, float16 through the streams unless --precision fp32 is asked for; its manifest is X.engine.json. The order is:
-checkpoint and face model belong together -> reparameterised -> ONNX -> float16 range -> float16-mixed -> plan -> types
-of its layers -> (with a GPU) the plan itself. With --precision int8, X.int8.onnx, for CPUs, takes the plan's place, the
-manifest in its metadata. Files are written last, when all that has passed.
+checkpoint and face model belong together -> reparameterised -> ONNX -> float16 range -> float16-mixed -> types of the
+layers given to the builder -> plan -> (with a GPU) what the plan's inspector says, and the plan itself. With
+--precision int8, X.int8.onnx, for CPUs, takes the plan's place, the manifest in its metadata. Files are written last,
+when all that has passed.
 
 Exit status: 0; 1 where a check failed (the figures are in the message); 2 for anything else, in one line.
 """
@@ -14,13 +15,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from export.ladder import Ladder, is_failed_check, load, say
-from runtime.errors import ClnError, InvalidInputError
-from runtime.files import sha256, write_atomically
+from export.console import progress_bar, report_step, show_steps
+from export.errors import FailedCheckError
+from export.sources import compare_on_faces, load_sources
+from runtime.command import Exit, command, print_error
+from runtime.errors import InvalidInputError
+from runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    from export.comparison import Comparison
+    from export.onnx_graph import Float32Graph
+    from export.plan import Plan
+    from export.precision import MixedGraph
+    from runtime.manifest import Manifest
 
 Precision = Literal["fp16", "fp32", "int8"]
 MAX_BATCH = 64
@@ -49,11 +60,11 @@ class BuildOptions:
             raise InvalidInputError(f"--max-batch: expected at least 1, got {self.max_batch}")
         if self.fp16_onnx and self.precision != "fp16":
             raise InvalidInputError(
-                f"--fp16-onnx: expected --precision fp16 with it, got {self.precision}; leave one of them out"
+                f"--fp16-onnx: expected --precision fp16 with it, got {self.precision}; omit one of them"
             )
         if self.precision == "int8" and (self.onnx_only or self.builder or self.compute_capabilities):
             raise InvalidInputError(
-                "--precision int8: makes an ONNX file for CPUs and no plan; leave out --onnx-only, --builder and "
+                "--precision int8: makes an ONNX file for CPUs and no plan; omit --onnx-only, --builder and "
                 "--compute-capability"
             )
         if self.precision == "fp32" and "7.5" in self.compute_capabilities and not self.onnx_only:
@@ -69,33 +80,59 @@ def build(options: BuildOptions) -> list[Path]:
         ParityError, PrecisionError: a check failed.
         ClnError, OSError: a file, a library or an option is not as it must be.
     """
+    from export.onnx_graph import float32_graph
     from export.plan import choose_builder
 
     planned = not options.onnx_only and options.precision != "int8"
     builder = choose_builder(options.builder, options.compute_capabilities) if planned else None
-    checkpoint, face_model, base = load(options.checkpoint, options.face_model, options.max_batch)
-    ladder = Ladder(checkpoint.model(), face_model, options.crops)
-    ladder.export_float32()
+    sources = load_sources(options.checkpoint, options.face_model, max_batch=options.max_batch)
+    rendering = progress_bar("rendering", "face")
+    comparison = compare_on_faces(sources, options.crops, rendering)
+    base, out = sources.manifest, options.out
+    exact = float32_graph(sources.model, comparison)
+    files = {out.with_suffix(".onnx"): exact.file(base)}
+    mixed = None
     if options.precision == "fp16" and (builder or options.fp16_onnx):
-        ladder.export_mixed()
-    files = {options.out.with_suffix(".onnx"): ladder.float32_file(base)}
+        from export.precision import mixed_graph
+
+        mixed = mixed_graph(exact, comparison)
+    if mixed and options.fp16_onnx:
+        files[out.with_suffix(".fp16.onnx")] = mixed.file(base)
     if options.precision == "int8":
-        ladder.quantize()
-        source = sha256(files[options.out.with_suffix(".onnx")])
-        files[options.out.with_suffix(".int8.onnx")] = ladder.int8_file(replace(base, onnx_sha256=source))
-    if options.fp16_onnx:
-        files[options.out.with_suffix(".fp16.onnx")] = ladder.mixed_file(base)
+        from export.quantize import int8_graph
+
+        int8 = int8_graph(sources, exact, comparison, progress_bar("INT8", "step"))
+        files[out.with_suffix(".int8.onnx")] = int8.file(base, files[out.with_suffix(".onnx")])
     if builder:
-        precision = "fp16-mixed" if options.precision == "fp16" else "fp32"
-        plan, manifest = ladder.build_plan(
-            base, builder=builder, precision=precision, compute_capabilities=options.compute_capabilities
-        )
-        files[options.out.with_suffix(".engine.json")] = manifest.to_json().encode()
-        files[options.out] = plan.data
+        plan = planned_from(mixed or exact, comparison, base, builder, options.compute_capabilities)
+        files[out.with_suffix(".engine.json")] = plan.file(base).to_json().encode()
+        files[out] = plan.data
     for path, data in files.items():
         write_atomically(path, data)
-        say("written", f"{path}, {len(data) / 1e3:,.1f} kB")
+        report_step("written", f"{path}, {len(data) / 1e3:,.1f} kB")
     return list(files)
+
+
+def planned_from(
+    graph: Float32Graph | MixedGraph,
+    comparison: Comparison,
+    base: Manifest,
+    builder: str,
+    compute_capabilities: tuple[str, ...] = (),
+) -> Plan:
+    """A plan of a graph, and, where a GPU is there, its figures."""
+    from export.plan import build_plan
+    from export.rehearsal import rehearse
+
+    plan = build_plan(
+        graph.file(base),
+        builder=builder,
+        input_size=base.input_size,
+        max_batch=base.batch_range[1],
+        compute_capabilities=compute_capabilities,
+        parity=graph.parity,
+    )
+    return rehearse(plan, comparison, base)
 
 
 def _parse(arguments: Sequence[str] | None) -> BuildOptions:
@@ -129,14 +166,16 @@ def _parse(arguments: Sequence[str] | None) -> BuildOptions:
     return BuildOptions(out=out, compute_capabilities=capabilities, **plain)
 
 
+@command(interrupted="nothing was written")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; its exit status."""
+    show_steps()
     try:
         build(_parse(arguments))
-    except (ClnError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1 if is_failed_check(error) else 2
-    return 0
+    except FailedCheckError as error:
+        print_error(error)
+        return Exit.SKIPPED
+    return Exit.DONE
 
 
 if __name__ == "__main__":

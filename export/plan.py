@@ -1,30 +1,35 @@
-"""Plans: an ONNX graph, already of the right precision, through TensorRT-RTX or TensorRT.
+"""Plans: an ONNX graph, already of the right precision, through TensorRT-RTX or TensorRT; Polygraphy drives both.
 
 TensorRT-RTX builds ahead of time and needs no GPU; its plans serve several compute capabilities. TensorRT builds for
-the GPU in the machine. Both are driven through their common Python API.
+the GPU in the machine. Which of the two Polygraphy works with is settled when it is first imported, for the process.
 """
 
 from __future__ import annotations
 
-import json
+import functools
+import os
 import time
+import warnings
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+from export.console import report_step
+from export.errors import PlanError
+from export.layer_types import layer_types_text, precision_of
 from runtime.engines.cuda import Cuda
 from runtime.engines.plans import import_library, known_capabilities, logger
-from runtime.errors import ClnError, EngineUnavailableError, InvalidInputError
-from runtime.manifest import INPUT
+from runtime.errors import EngineUnavailableError, InvalidInputError
+from runtime.files import sha256
+from runtime.manifest import INPUT, Manifest, Parity
 
 BUILDERS = ("tensorrt_rtx", "tensorrt")
 # TensorRT-RTX's own choice when none is named. It advises against adding 7.5 to others: all would run Turing's code.
 PORTABLE = ("8.0+",)
 OPTIMAL_BATCH = 1  # one face in one frame is the common case, and the one where latency counts
-
-
-class PlanError(ClnError):
-    """The builder could not make a plan."""
+_SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +37,32 @@ class Plan:
     """A built plan and what is known of it."""
 
     data: bytes
+    onnx: bytes  # what it was built from
     builder: str
     builder_version: str
     compute_capabilities: tuple[str, ...]
-    layer_types: Counter[tuple[str, str]]  # convolutions and matrix products by kind and type of output
-    seconds: float
+    max_batch: int
+    layer_types: Counter[tuple[str, str]]  # of the network given to the builder, by kind and type of output
+    parity: tuple[Parity, ...] = ()
+
+    @property
+    def precision(self) -> str:
+        """Of the network given to the builder, which is strongly typed."""
+        return precision_of(self.layer_types)
+
+    def file(self, base: Manifest) -> Manifest:
+        """X.engine.json."""
+        return replace(
+            base,
+            precision=self.precision,
+            builder=self.builder,
+            builder_version=self.builder_version,
+            compute_capabilities=self.compute_capabilities,
+            batch_range=(1, self.max_batch),
+            onnx_sha256=sha256(self.onnx),
+            plan_sha256=sha256(self.data),
+            parity=self.parity,
+        )
 
 
 def choose_builder(wish: str | None, compute_capabilities: tuple[str, ...]) -> str:
@@ -61,7 +87,7 @@ def choose_builder(wish: str | None, compute_capabilities: tuple[str, ...]) -> s
         Cuda()
         if compute_capabilities:
             raise InvalidInputError(
-                "--compute-capability: TensorRT builds for the GPU in the machine alone; leave it out, or use "
+                "--compute-capability: TensorRT builds for the GPU in the machine alone; omit it, or use "
                 "--builder tensorrt_rtx"
             )
     known = known_capabilities(library) if wish == "tensorrt_rtx" else {}
@@ -71,65 +97,99 @@ def choose_builder(wish: str | None, compute_capabilities: tuple[str, ...]) -> s
 
 
 def build_plan(
-    onnx: bytes, *, builder: str, input_size: int, max_batch: int, compute_capabilities: tuple[str, ...]
+    onnx: bytes,
+    *,
+    builder: str,
+    input_size: int,
+    max_batch: int,
+    compute_capabilities: tuple[str, ...] = (),
+    parity: tuple[Parity, ...] = (),
 ) -> Plan:
     """Builds a plan for batches of 1 to `max_batch`; without compute capabilities, a portable one.
 
     Raises:
         PlanError: the library cannot parse the graph or build it; its own words are in the message.
+        PrecisionError: the network is neither float32 nor mixed as it should be.
     """
     started = time.perf_counter()
     library = import_library(builder)
-    factory = library.Builder(logger(builder))
-    network = factory.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = library.OnnxParser(network, logger(builder))
-    if not parser.parse(onnx):
-        raise PlanError(f"{builder}: cannot parse the ONNX graph ({parser.get_error(0).desc().splitlines()[-1]})")
-    config = factory.create_builder_config()
-    profile = factory.create_optimization_profile()
-    shapes = [(batch, input_size, input_size, 3) for batch in (1, min(OPTIMAL_BATCH, max_batch), max_batch)]
-    profile.set_shape(INPUT, *shapes)
-    config.add_optimization_profile(profile)
-    _configure(config, library, compute_capabilities)
-    data = factory.build_serialized_network(network, config)
-    if data is None:
-        raise PlanError(f"{builder}: cannot build the plan ({logger(builder).reason()})")
-    return Plan(
-        data=bytes(memoryview(data)),
+    with polygraphy_for(builder):
+        from polygraphy.backend.trt import Profile, engine_bytes_from_network, network_from_onnx_bytes
+
+        shapes = [(batch, input_size, input_size, 3) for batch in (1, min(OPTIMAL_BATCH, max_batch), max_batch)]
+        factory, network, _parser = network_from_onnx_bytes(onnx, strongly_typed=True)
+        layer_types = _layer_types(library, network)
+        config = functools.partial(_configured, library, [Profile().add(INPUT, *shapes)], compute_capabilities)
+        data = bytes(memoryview(engine_bytes_from_network((factory, network), config)))
+    plan = Plan(
+        data=data,
+        onnx=onnx,
         builder=builder,
         builder_version=str(library.__version__),
         compute_capabilities=compute_capabilities or _default_capabilities(builder),
-        layer_types=_layer_types(library, network),
-        seconds=time.perf_counter() - started,
+        max_batch=max_batch,
+        layer_types=layer_types,
+        parity=parity,
     )
+    report_step(
+        "plan",
+        f"{plan.builder} {plan.builder_version} for {', '.join(plan.compute_capabilities)}, "
+        f"{len(plan.data) / 1e6:.2f} MB; precision of the network given to the builder: {plan.precision}, "
+        f"{layer_types_text(plan.layer_types)}",
+        started,
+    )
+    return plan
 
 
-def _configure(config: Any, library: Any, compute_capabilities: tuple[str, ...]) -> None:
+@contextmanager
+def polygraphy_for(builder: str) -> Iterator[None]:
+    """Polygraphy works with this library, says nothing itself, and its complaints become a `PlanError`.
+
+    Raises:
+        PlanError: it failed, or another library was chosen in this process before.
+        EngineUnavailableError: it is not installed.
+    """
+    rtx = builder == "tensorrt_rtx"
+    os.environ[_SWITCH] = str(int(rtx))
+    try:
+        from polygraphy import config
+    except ImportError:
+        raise EngineUnavailableError("building a plan needs Polygraphy; run: pip install 'cln[cpu,export]'") from None
+    from polygraphy.backend.trt import util
+    from polygraphy.exception import PolygraphyException
+    from polygraphy.logger import G_LOGGER
+
+    if rtx != config.USE_TENSORRT_RTX:
+        raise PlanError(
+            f"{builder}: expected Polygraphy to work with it, but in this process another of {', '.join(BUILDERS)} was "
+            "used before; start a new process for it"
+        )
+    util.TRT_LOGGER = logger(builder)  # the libraries take one logger in a process: the runtime's, which keeps reasons
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL + 1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of timing caches, which it sets for every builder
+        try:
+            yield
+        except PolygraphyException as error:
+            raise PlanError(f"{builder}: {' '.join(str(error).split())} ({logger(builder).reason()})") from None
+
+
+def _configured(
+    library: Any, profiles: list[Any], compute_capabilities: tuple[str, ...], factory: Any, network: Any
+) -> Any:
+    """A builder's configuration, as Polygraphy asks for it."""
+    from polygraphy.backend.trt import create_config
+
+    # The verbosity lets the plan's inspector tell types.
+    verbosity = library.ProfilingVerbosity.DETAILED
+    config = create_config(factory, network, profiles=profiles, profiling_verbosity=verbosity)
     # TF32 has float16's digits: a float32 layer that used it would be float32 by name alone.
     config.clear_flag(library.BuilderFlag.TF32)
-    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # lets the plan's inspector tell types
     if compute_capabilities:
         known = known_capabilities(library)
         config.num_compute_capabilities = len(compute_capabilities)
         for index, name in enumerate(compute_capabilities):
             config.set_compute_capability(known[name], index)
-
-
-def inspect_plan(plan: Plan) -> Counter[str] | None:
-    """Types of the plan's layers as its own inspector tells them, or None where no GPU is there to load it."""
-    library = import_library(plan.builder)
-    engine = library.Runtime(logger(plan.builder)).deserialize_cuda_engine(plan.data)
-    if engine is None:
-        return None
-    text = engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
-    return count_formats(text)
-
-
-def count_formats(text: str) -> Counter[str]:
-    """How many layer outputs the inspector's JSON text gives for each type, such as `Half` or `Float`."""
-    layers = [layer for layer in json.loads(text).get("Layers", []) if isinstance(layer, dict)]
-    outputs = [output for layer in layers for output in layer.get("Outputs", [])]
-    return Counter(output["Format/Datatype"] for output in outputs if "Format/Datatype" in output)
+    return config
 
 
 def _layer_types(library: Any, network: Any) -> Counter[tuple[str, str]]:

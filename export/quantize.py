@@ -12,10 +12,12 @@ than half of its gate on the calibration faces, the layer that alone moves the l
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.byte_input import feed_bytes, feeding
-from export.parity import BATCH, Comparison, Gate, ParityError, onnx_run
-from export.precision import PrecisionError
+from export.comparison import BATCH, Comparison, Gate, onnx_run
+from export.console import Progress, report_step
+from export.errors import ParityError, PrecisionError
+from export.faces import FACES, LabelledFaces, ParityCrops, noise_crops
+from export.first_mismatch import INT8_LIMIT, graph_mismatch
+from export.onnx_graph import Float32Graph, embed_manifest
+from export.sources import Sources
 from runtime.engines.onnx import import_onnxruntime
-from runtime.errors import EngineUnavailableError
-from runtime.manifest import INPUT
+from runtime.errors import EngineUnavailableError, InvalidInputError
+from runtime.files import sha256
+from runtime.manifest import INPUT, Manifest, Parity
 
+HELD_OUT = 160  # faces for the figure that the gate looks at, the first ones
+_CALIBRATION = range(10_000, 10_064)  # those for the ranges and the choice of layers, far from them
 INT8_GATE = Gate(delta_nme=0.1)
 _FEW_CHANNELS = 8  # a layer with fewer input channels is slower in INT8
 _FUSION = "fusion"
@@ -45,20 +55,83 @@ class Quantized:
     delta_nme: float  # percent, on the calibration faces
 
 
-def quantize(data: bytes, calibration: Comparison, *, say: Callable[[str], None] = lambda text: None) -> Quantized:
+@dataclass(frozen=True, kw_only=True)
+class Int8Graph:
+    """A quantized graph that has passed its gate on held-out faces."""
+
+    quantized: Quantized
+    parity: tuple[Parity, ...]  # of all steps up to here
+
+    def file(self, base: Manifest, float32_file: bytes) -> bytes:
+        """X.int8.onnx; `float32_file` is the X.onnx that it was made from."""
+        manifest = replace(
+            base,
+            precision="int8",
+            builder_version=f"{base.builder_version}, onnxruntime {import_onnxruntime().__version__}",
+            onnx_sha256=sha256(float32_file),
+            parity=self.parity,
+            figures={
+                **base.figures,
+                "int8/layers": float(len(self.quantized.layers)),
+                "int8/excluded_layers": float(len(self.quantized.excluded)),
+            },
+        )
+        return embed_manifest(self.quantized.data, manifest)
+
+
+def int8_graph(
+    sources: Sources, exact: Float32Graph, comparison: Comparison, progress: Progress[Any] = iter
+) -> Int8Graph:
+    """Quantizes on rendered calibration faces and measures on held-out ones, those of `comparison` among them.
+
+    Raises:
+        InvalidInputError: no faces can be rendered to calibrate with.
+        EngineUnavailableError, ParityError, PrecisionError: as `quantize` does, or the held-out faces' NME moves.
+    """
+    started = time.perf_counter()
+    calibration = _compare(sources, sources.render(_CALIBRATION, progress))
+    rendered = comparison.crops.faces[:FACES], comparison.crops.labels
+    held_out = _compare(sources, rendered, sources.render(range(FACES, HELD_OUT), progress))
+    counts = f"{len(_CALIBRATION)} to calibrate, {HELD_OUT} held out, NME {held_out.nme or 0.0:.3f} %"
+    report_step("INT8 faces", counts, started)
+    started = time.perf_counter()
+    found = quantize(exact.data, calibration, progress)
+    report_step(
+        "ONNX INT8",
+        f"{len(found.data) / 1e6:.2f} MB, {len(found.layers)} layers in INT8, left out by measurement: "
+        f"{', '.join(found.excluded) or 'none'}",
+        started,
+    )
+    where = functools.partial(graph_mismatch, exact.data, found.data, held_out.crops.gated, INT8_LIMIT)
+    parity = held_out.measure("ONNX INT8", onnx_run(found.data, "INT8 graph"), INT8_GATE, where)
+    return Int8Graph(quantized=found, parity=(*exact.parity, parity))
+
+
+def _compare(sources: Sources, *rendered: LabelledFaces) -> Comparison:
+    """The network on rendered faces, its own answers for labels where there are none."""
+    faces, labels = (np.concatenate(arrays) for arrays in zip(*rendered, strict=True))
+    if not len(faces):
+        raise InvalidInputError(
+            "--precision int8: expected rendered faces to calibrate with, but training.synthetic or numba is "
+            "missing; run: pip install 'cln[cpu,export]'"
+        )
+    return sources.compare(ParityCrops(faces=faces, noise=noise_crops(faces.shape[1]), labels=labels)).with_own_labels()
+
+
+def quantize(data: bytes, calibration: Comparison, progress: Progress[Any] = iter) -> Quantized:
     """The INT8 graph of a float32 one, with as few layers left out as the gate asks for.
 
     Args:
         data: the float32 ONNX graph.
         calibration: the network on the calibration crops.
-        say: is told of each layer that is left out.
+        progress: shows how far the search for sensitive layers has come.
 
     Raises:
         EngineUnavailableError: ONNX Runtime's quantizer is not there.
         ParityError: NME moves too much even with half of the layers left out.
         PrecisionError: the quantizer left a layer in float32 that was meant for INT8.
     """
-    graph = _Float32Graph(data)
+    graph = _Candidates(data)
     largest = round(_LARGEST_SHARE * len(graph.candidates))
     order: list[str] = []
     excluded: list[str] = []
@@ -73,8 +146,8 @@ def quantize(data: bytes, calibration: Comparison, *, say: Callable[[str], None]
                 f"calibration faces with the {largest} most sensitive layers in float32 ({', '.join(excluded)}); "
                 "train with less spread in the folded weights, or use float32"
             )
-        order = order or _by_sensitivity(graph, calibration)
-        say(f"NME moves by {delta:+.3f} %: {order[len(excluded)]} stays float32")
+        order = order or _by_sensitivity(graph, calibration, progress)
+        report_step("INT8 sensitivity", f"NME moves by {delta:+.3f} %: {order[len(excluded)]} stays float32")
         excluded.append(order[len(excluded)])
     layers = tuple(layer for layer in graph.candidates if layer not in excluded)
     return Quantized(data=result, layers=layers, excluded=tuple(excluded), delta_nme=delta)
@@ -93,16 +166,16 @@ def quantized_layers(data: bytes) -> list[str]:
     ]
 
 
-def _by_sensitivity(graph: _Float32Graph, calibration: Comparison) -> list[str]:
+def _by_sensitivity(graph: _Candidates, calibration: Comparison, progress: Progress[Any]) -> list[str]:
     """Layers by how far the landmarks move when each alone is quantized, farthest first."""
     moved = {
         layer: calibration.landmark_px(onnx_run(graph.quantize([layer], calibration), layer)).mean()
-        for layer in graph.candidates
+        for layer in progress(graph.candidates)
     }
     return sorted(moved, key=lambda layer: -moved[layer])
 
 
-class _Float32Graph:
+class _Candidates:
     """A float32 graph, and the layers of it that may be quantized, by the name of their weights."""
 
     def __init__(self, data: bytes) -> None:
@@ -177,11 +250,14 @@ def _quantizer() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    # The quantizer advises, through the root logger, to optimise the graph first; the exporter has done so.
-    logger = logging.getLogger()
+    # The quantizer advises, through the root logger, to optimise the graph first; the exporter has done so. A handler
+    # must be there, or `logging` would make one, and all that is logged later would be printed by it, too.
+    logger, handler = logging.getLogger(), logging.NullHandler()
     level = logger.level
     logger.setLevel(logging.ERROR)
+    logger.addHandler(handler)
     try:
         yield
     finally:
+        logger.removeHandler(handler)
         logger.setLevel(level)

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from export import parity  # noqa: E402
+from export import faces  # noqa: E402
 from runtime import safetensors  # noqa: E402
 from runtime.face_model import FORMAT, FaceModel, load_face_model  # noqa: E402
 from training.checkpoint import Checkpoint, save_checkpoint  # noqa: E402
@@ -58,12 +58,13 @@ def graph(sources: Sources) -> bytes:
 @pytest.fixture(autouse=True)
 def quick_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Smooth blobs in place of rendered faces: the renderer has its own tests, and compiles for seconds."""
-    monkeypatch.setattr(parity, "synthetic_faces", blobs)
+    monkeypatch.setattr("export.sources.rendered_faces", blobs)
 
 
 def blobs(size, face_model, indices):
     """Four crops that stand in for faces, and no labels."""
-    return parity.noise_crops(size, 8)[4:], np.empty((0, face_model.num_params), np.float32)
+    assert list(indices)
+    return faces.noise_crops(size, 8)[4:], np.empty((0, face_model.num_params), np.float32)
 
 
 def _network() -> CLN:

@@ -12,7 +12,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from export.build_engine import main  # noqa: E402
-from export.precision import onnx_layer_types  # noqa: E402
+from export.layer_types import onnx_layer_types  # noqa: E402
 from runtime.engines.cuda import Cuda  # noqa: E402
 from runtime.engines.onnx import OnnxEngine  # noqa: E402
 from runtime.engines.plans import read_plan_manifest  # noqa: E402
@@ -42,9 +42,7 @@ def built(sources, tmp_path_factory):
     pytest.importorskip("tensorrt_rtx")
     folder = tmp_path_factory.mktemp("built")
     with pytest.MonkeyPatch.context() as patch:
-        from export import parity
-
-        patch.setattr(parity, "synthetic_faces", blobs)
+        patch.setattr("export.sources.rendered_faces", blobs)
         assert run(sources, sources.save(sources.network), folder / "small.engine", "--fp16-onnx") == 0
     return folder
 
@@ -112,14 +110,13 @@ def test_float32_plan_is_named_so_and_built_from_the_onnx_beside_it(sources, tmp
 
 def test_mixed_plan_serves_turing_by_name(built, sources, tmp_path):
     from export.plan import build_plan
-    from export.precision import precision_of
 
     graph = (built / "small.fp16.onnx").read_bytes()
     plan = build_plan(
         graph, builder="tensorrt_rtx", input_size=64, max_batch=4, compute_capabilities=("7.5", "8.9", "12.0")
     )
     assert plan.compute_capabilities == ("7.5", "8.9", "12.0")
-    assert precision_of(plan.layer_types) == "fp16-mixed"
+    assert plan.precision == "fp16-mixed"
     assert sum(plan.layer_types.values()) == sum(onnx_layer_types(graph).values())
 
 

@@ -10,8 +10,9 @@ onnx = pytest.importorskip("onnx")
 
 from export import byte_input  # noqa: E402
 from export.byte_input import block_sums, feed_bytes, rounded, widened  # noqa: E402
+from export.comparison import onnx_run  # noqa: E402
+from export.faces import noise_crops  # noqa: E402
 from export.onnx_graph import export_graph  # noqa: E402
-from export.parity import noise_crops, onnx_run  # noqa: E402
 from training.model import CLN, reparameterize  # noqa: E402
 
 

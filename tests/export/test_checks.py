@@ -9,9 +9,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from export import parity, plan  # noqa: E402
-from export.parity import FLOAT32_GATE, HALF_GATE, Comparison, ParityCrops, ParityError  # noqa: E402
-from export.precision import PrecisionError, half_range, precision_of, to_mixed  # noqa: E402
+from export import faces  # noqa: E402
+from export.comparison import FLOAT32_GATE, HALF_GATE, Comparison, torch_run  # noqa: E402
+from export.errors import ParityError, PrecisionError  # noqa: E402
+from export.faces import ParityCrops  # noqa: E402
+from export.half_range import half_range  # noqa: E402
+from export.layer_types import inspected_precision, inspected_types, precision_of  # noqa: E402
+from export.plan import Plan  # noqa: E402
+from export.precision import to_mixed  # noqa: E402
+from export.rehearsal import check_inspected  # noqa: E402
 from runtime import Roi, crop, read_image  # noqa: E402
 from runtime.face_model import load_face_model  # noqa: E402
 from tests.export.conftest import blobs  # noqa: E402
@@ -22,7 +28,7 @@ T_X = 3  # column 3 of the first row of the pose matrix
 
 @pytest.fixture(scope="module")
 def crops():
-    noise = parity.noise_crops(64)
+    noise = faces.noise_crops(64)
     return ParityCrops(faces=noise[4:], noise=noise)
 
 
@@ -32,7 +38,7 @@ def comparison(sources, crops):
 
 
 def off_by(network, pixels):
-    run = parity.torch_run(network)
+    run = torch_run(network)
     return lambda crops: run(crops) + np.float32(pixels) * (np.arange(62) == T_X).astype(np.float32)
 
 
@@ -53,7 +59,7 @@ def test_gates(sources, comparison, pixels, gate, passes):
 
 
 def test_infinity_on_noise_alone_fails(sources, comparison):
-    run = parity.torch_run(sources.network)
+    run = torch_run(sources.network)
 
     def breaks_on_noise(crops):
         return run(crops) * (np.float32("nan") if len(crops) == 8 else np.float32(1))
@@ -63,18 +69,18 @@ def test_infinity_on_noise_alone_fails(sources, comparison):
 
 
 def test_noise_is_gated_where_there_are_no_faces(sources):
-    noise = parity.noise_crops(64)
+    noise = faces.noise_crops(64)
     figures = Comparison(sources.network, ParityCrops(faces=noise[:0], noise=noise), sources.face_model).measure(
-        "same", parity.torch_run(sources.network), FLOAT32_GATE
+        "same", torch_run(sources.network), FLOAT32_GATE
     )
     assert figures.crops == len(noise)
 
 
 def test_mixed_network_leaves_the_original_alone_and_rounds(sources, crops):
     fused = reparameterize(sources.network)
-    before = parity.torch_run(fused)(crops.faces)
-    mixed = parity.torch_run(to_mixed(fused))(crops.faces)
-    np.testing.assert_array_equal(parity.torch_run(fused)(crops.faces), before)
+    before = torch_run(fused)(crops.faces)
+    mixed = torch_run(to_mixed(fused))(crops.faces)
+    np.testing.assert_array_equal(torch_run(fused)(crops.faces), before)
     assert mixed.dtype == np.float32
     assert 0 < np.abs(mixed - before).max() < 0.1
 
@@ -115,28 +121,59 @@ def test_precision_is_read_from_the_layers(types, expected):
             precision_of(types)
 
 
-def test_inspector_text():
-    layers = [{"Outputs": [{"Format/Datatype": "Half"}]}, {"Outputs": [{"Format/Datatype": "Float"}, {}]}, "a name"]
-    assert plan.count_formats(json.dumps({"Layers": layers})) == Counter({"Half": 1, "Float": 1})
+def layers(*outputs):
+    """An inspector's JSON of layers (name, type of the output)."""
+    described = [{"Name": name, "LayerType": "kgen", "Outputs": [{"Format/Datatype": kind}]} for name, kind in outputs]
+    return json.dumps({"Layers": ["a name alone", {"Name": "no outputs"}, *described]})
 
 
-def test_rendered_faces(monkeypatch):
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (layers(("conv2d_1 + relu_1", "Half"), ("matmul", "Half"), ("conv2d_9", "Float")), "fp16-mixed"),
+        (layers(("conv2d_1", "Channel major FP16 format"), ("reformat", "Row major linear FP32")), "fp16-mixed"),
+        (layers(("conv2d_1", "Float"), ("conv2d_2", "Float"), ("gemm", "Half")), "fp32"),  # a silent float32 engine
+        (layers(("conv2d_1", "Float"), ("cast to half", "Half")), "fp32"),
+        (layers(("cast", "Half")), None),
+        ("{}", None),
+    ],
+)
+def test_the_inspector_s_answer(text, expected):
+    assert inspected_precision(inspected_types(text)) == expected
+
+
+def test_a_plan_that_is_not_what_was_asked_for_fails():
+    given = Plan(
+        data=b"",
+        onnx=b"",
+        builder="tensorrt_rtx",
+        builder_version="1",
+        compute_capabilities=(),
+        max_batch=1,
+        layer_types=Counter({("CONVOLUTION", "HALF"): 5, ("CONVOLUTION", "FLOAT"): 1}),
+    )
+    check_inspected(given, layers(("conv2d_1", "Half")))
+    check_inspected(given, "{}")  # an inspector that tells nothing contradicts nothing
+    with pytest.raises(PrecisionError, match="by its inspector: expected precision fp16-mixed, got fp32"):
+        check_inspected(given, layers(("conv2d_1", "Float")))
+
+
+def test_rendered_faces():
     pytest.importorskip("numba")
-    monkeypatch.undo()
-    faces, labels = parity.synthetic_faces(64, load_face_model(), range(2))
+    images, labels = faces.rendered_faces(64, load_face_model(), range(2))
     assert labels.shape == (2, 62)
     points = load_face_model().landmarks(labels)[..., :2]
     low, high = points.min(axis=1), points.max(axis=1)
     np.testing.assert_allclose((high - low).max(axis=1) * np.sqrt(2), 64, atol=2)  # cut as the landmark-box rule says
-    assert faces.shape == (2, 64, 64, 3)
-    assert faces.dtype == np.uint8
-    assert np.abs(faces[0].astype(int) - faces[1]).mean() > 5
+    assert images.shape == (2, 64, 64, 3)
+    assert images.dtype == np.uint8
+    assert np.abs(images[0].astype(int) - images[1]).mean() > 5
 
 
 def test_photographs_give_their_faces(sources):
-    whole = parity._faces(np.full((90, 60, 3), 128, np.uint8), 64)  # no face: all of it, as for crops made before
+    whole = faces.faces_of(np.full((90, 60, 3), 128, np.uint8), 64)  # no face: all of it, as for crops made before
     assert whole.shape == (1, 64, 64, 3)
-    crops = parity.parity_crops(64, blobs(64, sources.face_model, range(4)), Path("examples"))
+    crops = faces.parity_crops(64, blobs(64, sources.face_model, range(4)), Path("examples"))
     (face,) = crops.faces[4:]
     photo = read_image("examples/astronaut.jpg")
     height, width = photo.shape[:2]

@@ -1,6 +1,8 @@
 """INT8: which layers it takes, which it leaves out, and that it says so when it may not pass."""
 
+import contextlib
 import copy
+import io
 from collections import Counter
 
 import numpy as np
@@ -11,11 +13,13 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxruntime.quantization")
 
-from export import ladder, quantize  # noqa: E402
+from export import parity, quantize  # noqa: E402
 from export.build_engine import main  # noqa: E402
-from export.departure import first_departure, onnx_outputs, torch_outputs  # noqa: E402
+from export.comparison import FLOAT32_GATE, Comparison, Gate, onnx_run  # noqa: E402
+from export.errors import ParityError  # noqa: E402
+from export.faces import ParityCrops, noise_crops  # noqa: E402
+from export.first_mismatch import exporter_mismatch, graph_mismatch, torch_mismatch  # noqa: E402
 from export.onnx_graph import export_graph  # noqa: E402
-from export.parity import FLOAT32_GATE, Comparison, Gate, ParityCrops, ParityError, noise_crops, onnx_run  # noqa: E402
 from export.precision import to_mixed  # noqa: E402
 from runtime.engines.onnx import OnnxEngine  # noqa: E402
 from runtime.files import sha256  # noqa: E402
@@ -74,12 +78,14 @@ def test_int8_file(sources, exported, tmp_path, monkeypatch, capsys):
     model = onnx.load(tmp_path / "small.int8.onnx")
     done = quantize.quantized_layers(model.SerializeToString())
     assert manifest.figures["int8/layers"] == len(done) > 5
-    assert "INT8" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert printed.out.count("layers in INT8") == 1
+    assert "layers in INT8" not in printed.err  # as it would be, were the quantizer to set up logging
 
 
 def test_streams_and_fusion_run_in_int8_and_all_else_in_float32(sources, graph, tmp_path):
     calibration = compare(sources, sources.network)
-    plain = quantize._Float32Graph(graph)
+    plain = quantize._Candidates(graph)
     assert not [name for name in plain.candidates if name.startswith(("cat.", "head"))]
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -93,25 +99,25 @@ def test_streams_and_fusion_run_in_int8_and_all_else_in_float32(sources, graph, 
     assert kinds["Conv"] == kinds["QuantizeLinear"] == kinds["Cast"] == 0  # bytes until the fusion, never re-quantized
 
 
-def test_the_layer_that_int8_spoils_is_left_out(sources, monkeypatch):
+def test_the_layer_that_int8_spoils_is_left_out(sources, monkeypatch, caplog):
     network = stretched(sources.network)
     data = export_graph(reparameterize(network))
     calibration = compare(sources, network).with_own_labels()
-    plain = quantize._Float32Graph(data)
+    plain = quantize._Candidates(data)
     spoilt = calibration.delta_nme(onnx_run(plain.quantize(list(plain.candidates), calibration), "all layers"))
     monkeypatch.setattr(quantize, "INT8_GATE", Gate(delta_nme=spoilt))
     monkeypatch.setattr(quantize, "_LARGEST_SHARE", 0.9)
-    told = []
-    result = quantize.quantize(data, calibration, say=told.append)
+    with caplog.at_level("INFO", logger="export"):
+        result = quantize.quantize(data, calibration)
     assert result.excluded[0] == "global_stream.2.0"  # whose input has the channel that is out of line
-    assert len(told) == len(result.excluded) < len(plain.candidates)
+    assert caplog.text.count("stays float32") == len(result.excluded) < len(plain.candidates)
     assert abs(result.delta_nme) <= spoilt / 2
     monkeypatch.setattr(quantize, "_LARGEST_SHARE", 0.0)
     with pytest.raises(ParityError, match="with the 0 most sensitive layers in float32"):
         quantize.quantize(data, calibration)
 
 
-def test_a_failed_gate_names_the_first_layer_that_departs(sources, tmp_path, monkeypatch, capsys):
+def test_a_failed_gate_names_the_first_module_that_differs(sources, tmp_path, monkeypatch, capsys):
     spoilt = reparameterize(sources.network)
     with torch.no_grad():
         spoilt.local_stream[2][0].bias += 0.1
@@ -121,20 +127,45 @@ def test_a_failed_gate_names_the_first_layer_that_departs(sources, tmp_path, mon
     assert status == 1
     error = capsys.readouterr().err
     assert "reparameterized: expected landmarks as the network's (max < 0.001 px)" in error
-    assert "the first layer that departs is local_stream.2 " in error
+    assert "tensors that differs is local_stream.2 " in error
 
 
-def test_layers_of_every_form_are_found(sources, graph, mixed_graph):
-    """By the same names in the network, its float16-mixed form and both their ONNX graphs."""
-    fused = reparameterize(sources.network)
-    mixed, crops = to_mixed(fused), noise_crops(64)[:2]
-    reference = torch_outputs(fused, crops)
-    assert list(reference)[-1] == "head"
-    for outputs in (onnx_outputs(graph, crops), torch_outputs(mixed, crops), onnx_outputs(mixed_graph, crops)):
-        layers = {f"global_stream.{index}.0" for index in range(len(fused.global_stream))} | {"fusion"}
-        assert layers <= set(outputs)
-        assert "no layer departs by more than 0.05" in first_departure(reference, outputs, 0.05)
-    assert "no layer could be compared" in first_departure(reference, {}, 0.05)
+def test_the_first_tensor_that_differs_is_found_in_every_form(sources, graph, mixed_graph):
+    """In torch, between torch and ONNX, and between two ONNX graphs, where a tensor is named with its layer."""
+    fused, crops = reparameterize(sources.network), noise_crops(64)[:2]
+    assert "none of" in torch_mismatch(fused, to_mixed(fused), crops, 0.05)
+    assert "none of" in exporter_mismatch(fused, graph, crops, 1e-4)
+    assert "none of" in exporter_mismatch(fused, mixed_graph, crops, 0.05)
+    assert "none of" in graph_mismatch(graph, graph, crops, 1e-4)
+    spoilt = onnx.load_model_from_string(graph)
+    bias = next(t for t in spoilt.graph.initializer if t.name == "local_stream.2.0.bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + 0.1, bias.name))
+    data = spoilt.SerializeToString()
+    assert "differs is local_stream.2.0 (by" in exporter_mismatch(fused, data, crops, 1e-3)
+    assert graph_mismatch(graph, data, crops, 1e-3).endswith("(of local_stream.2.0)")
+    assert "no tensor could be compared" in graph_mismatch(graph, _renamed(graph), crops, 1e-3)
+
+
+def _renamed(data):
+    model = onnx.load_model_from_string(data)
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name and name != "crops":
+                    names[place] = f"other_{name}"
+    for tensor in (*model.graph.initializer, *model.graph.output):
+        tensor.name = f"other_{tensor.name}"
+    del model.graph.value_info[:]
+    return model.SerializeToString()
+
+
+def test_a_quantized_tensor_is_compared_as_the_next_layer_sees_it(sources, graph):
+    """The quantizer drops a ReLU where integers from zero on do its work: the tensor before them is another one."""
+    plain = quantize._Candidates(graph)
+    data = plain.quantize(list(plain.candidates), compare(sources, sources.network))
+    crops = noise_crops(64, 16)[8:]
+    assert "none of" in graph_mismatch(graph, data, crops, 0.5)
+    assert "differs is" in graph_mismatch(graph, data, crops, 1e-4)
 
 
 def test_delta_nme_is_of_the_labelled_faces(sources, graph):
@@ -157,17 +188,26 @@ def test_delta_nme_is_of_the_labelled_faces(sources, graph):
     assert compare(sources, network).measure("same", run, FLOAT32_GATE).delta_nme is None
 
 
-def test_parity_command_prints_the_ladder_and_fails_with_a_gate(sources, exported, monkeypatch, capsys):
+def test_parity_command_prints_a_table_and_fails_with_a_gate(sources, exported, monkeypatch, capsys):
     checkpoint = str(sources.save(sources.network))
     monkeypatch.setattr(quantize, "INT8_GATE", Gate(delta_nme=20.0))
-    assert ladder.main([checkpoint, "--face-model", str(sources.face_model_path)]) == 0
+    assert parity.main([checkpoint, "--face-model", str(sources.face_model_path)]) == 0
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     steps = ["reparameterized", "ONNX float32", "float16-mixed", "ONNX float16-mixed", "ONNX INT8"]
     assert [line.split(" | ")[0].removeprefix("| ") for line in table[2:7]] == steps
     monkeypatch.setattr(quantize, "INT8_GATE", Gate(delta_nme=1e-6))
-    monkeypatch.setattr(ladder.Ladder, "export_mixed", lambda self: None)
-    assert ladder.main([checkpoint, "--face-model", str(sources.face_model_path)]) == 1
+    assert parity.main([checkpoint, "--face-model", str(sources.face_model_path)]) == 1
     captured = capsys.readouterr()
+    assert "ONNX float16-mixed" in captured.out.split("Each step")[1]
     assert "ONNX INT8" not in captured.out.split("Each step")[1]
     assert captured.err.startswith("error: INT8: expected NME to move by at most 1e-06 %")
-    assert ladder.main(["none.pth"]) == 2
+    assert parity.main(["none.pth"]) == 2
+
+
+def test_text_that_the_terminal_lacks_stops_nothing(sources, exported, tmp_path):
+    """What is printed never decides what is done: "Δ" is in no Windows code page of the west."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    with contextlib.redirect_stdout(stream):
+        options = ["--face-model", str(sources.face_model_path), "--onnx-only", "--out", str(tmp_path / "x.onnx")]
+        assert main([str(sources.save(sources.network)), *options]) == 0
+    assert (tmp_path / "x.onnx").is_file()
