@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -139,7 +138,6 @@ def _find(folder: Path) -> tuple[Path, Path]:
     return makehuman[0], hdr[0]
 
 
-@lru_cache(maxsize=8)
 def _digest(makehuman: Path, environments: Path) -> str:
     total = hashlib.sha256()
     for root in (makehuman, environments):
