@@ -23,7 +23,7 @@ from pathlib import Path
 
 from runtime.command import command
 from runtime.cores import usable_cores
-from runtime.engines.base import SUFFIXES
+from runtime.engines.load import SUFFIXES
 from runtime.engines.onnx import OnnxEngine
 from runtime.engines.plans import read_plan_manifest
 from runtime.errors import InvalidInputError, MismatchError

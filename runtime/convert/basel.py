@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.convert.draft import ModelDraft, checked_count
+from runtime.convert.plain_pickle import read_plain_pickle
 from runtime.errors import EngineUnavailableError, FileFormatError
 from runtime.face_model import LANDMARKS, POSE_SIZE
-from runtime.plain_pickle import read_plain_pickle
 
 COEFFICIENTS = "bfm2009-3ddfa"
 """Metadata `coefficients` of a model whose coefficients are Shape_Para and Exp_Para."""

@@ -1,14 +1,11 @@
-"""The protocol that all engines follow, and the choice of one by file suffix.
+"""The protocol that all engines follow.
 
 An engine takes crops uint8 (B, S, S, 3), BGR, and gives params float32 (B, 12 + S + E) in the crop's frame.
 """
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -17,8 +14,6 @@ from numpy.typing import NDArray
 
 from runtime.errors import InvalidInputError
 from runtime.manifest import Manifest
-
-SUFFIXES = {".onnx": "ONNX Runtime", ".engine": "TensorRT"}
 
 
 class Engine(Protocol):
@@ -55,51 +50,6 @@ class Closing(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def load_engine(
-    path: str | os.PathLike[str],
-    *,
-    providers: Sequence[str] | None = None,
-    threads: int | None = None,
-    stream: Any = None,
-) -> Engine:
-    """Loads an engine file: `.onnx` through ONNX Runtime, `.engine` through TensorRT or TensorRT-RTX.
-
-    A GPU that a `.engine` doesn't serve runs the `.onnx` beside it instead (`runtime.engines.fallback`).
-
-    Args:
-        path: the file.
-        providers: ONNX Runtime's execution providers by name, best first; default: CUDA where it can work, then CPU.
-        threads: ONNX Runtime's threads inside one operator; default: the cores this process may use, at most four.
-        stream: of a `.engine`: the CUDA stream that all its work is queued on, as a handle or an object with
-            `__cuda_stream__`; it must outlive the engine. Default: an own one. ONNX Runtime always has its own.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        FileFormatError: the file is truncated or no engine of ours.
-        InvalidInputError: another suffix, or `stream` is no stream.
-        EngineUnavailableError: the library or the device that it needs is missing.
-    """
-    file = Path(path)
-    if file.suffix not in SUFFIXES:
-        raise InvalidInputError(
-            f"{file}: expected an engine file ending in {' or '.join(SUFFIXES)}, got '{file.suffix}'"
-        )
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file}: expected an engine file, found none; build it with python -m export.build_engine"
-        )
-    engine: Engine
-    if file.suffix == ".onnx":
-        from runtime.engines.onnx import OnnxEngine
-
-        engine = OnnxEngine(file, providers=providers, threads=threads)
-    else:
-        from runtime.engines.fallback import load_plan
-
-        engine = load_plan(file, stream=stream, threads=threads)
-    return engine
 
 
 def check_crops(crops: Any, size: int) -> NDArray[np.uint8]:

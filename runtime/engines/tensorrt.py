@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engines import gpu_crop
+import runtime.engines.gpu_crop as gpu_crop
 from runtime.engines.base import Closing, check_crops
 from runtime.engines.cuda import Cuda, Staging, stream_handle
 from runtime.engines.cuda_graphs import GraphRecorder

@@ -15,7 +15,7 @@ from runtime import FileFormatError, InvalidInputError, load_face_model
 from runtime.convert.command import convert, main
 from runtime.convert.draft import write_model
 from runtime.convert.ict import Topology, read_ict
-from runtime.plain_pickle import read_plain_pickle
+from runtime.convert.plain_pickle import read_plain_pickle
 
 SHAPES, EXPRESSIONS, HALF = 45, 12, 80
 FLIP = np.array([-1.0, 1.0, 1.0])

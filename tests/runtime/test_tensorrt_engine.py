@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from runtime import MismatchError, Reconstructor, Roi, load_face_model
-from runtime.engines import fallback, gpu_crop, load_engine, onnx, plans, tensorrt
+from runtime.engines import gpu_crop, load, load_engine, onnx, plans, tensorrt
 from runtime.engines.cuda import Cuda
 from runtime.engines.onnx import CUDA_PROVIDER, OnnxEngine
 from runtime.engines.plans import PlanRefusedError, check_compute_capability
@@ -486,7 +486,7 @@ def onnx_on_gpu(monkeypatch):
             assert providers == [CUDA_PROVIDER, "CPUExecutionProvider"]
             super().__init__(path, providers=providers[1:], threads=threads)
 
-    monkeypatch.setattr(fallback, "OnnxEngine", Pretended)
+    monkeypatch.setattr(load, "OnnxEngine", Pretended)
     return lambda works: here.__setitem__(slice(None), here if works else here[1:])
 
 
@@ -538,12 +538,12 @@ def test_nothing_worse_takes_a_refused_plan_s_place(tmp_path, gpu, onnx_on_gpu):
     ],
 )
 def test_the_cuda_provider_is_chosen_where_the_loader_finds_the_driver(monkeypatch, platform, there, found):
-    def load(name):
+    def find(name):
         if name not in there:
             raise OSError(f"{name}: no such file")
 
     monkeypatch.setattr("sys.platform", platform)
-    monkeypatch.setattr("ctypes.CDLL", load)
+    monkeypatch.setattr("ctypes.CDLL", find)
     providers = onnx._default_providers([CUDA_PROVIDER, "CPUExecutionProvider"])
     assert providers == ([CUDA_PROVIDER] if found else []) + ["CPUExecutionProvider"]
 

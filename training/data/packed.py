@@ -7,7 +7,7 @@
 
 or all of it in DIR. Line i of the list and row i of the array belong together. De-whitened, a row is a row-major 3 × 4
 matrix (Basel micrometres to pixels from 1, y up), 40 shape and 10 expression coefficients. The pickles are read without
-running code (`runtime.plain_pickle`). The array is the index: it needs no other.
+running code (`runtime.convert.plain_pickle`). The array is the index: it needs no other.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.convert.plain_pickle import read_plain_pickle
 from runtime.errors import FileFormatError
 from runtime.face_model import POSE_SIZE
-from runtime.plain_pickle import read_plain_pickle
 from training.data.basel_labels import BaselLabels
 
 _SIDE = 120
