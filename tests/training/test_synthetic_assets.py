@@ -127,6 +127,7 @@ def nan_light(path: Path) -> None:
 BAD: list[tuple[str, Callable[[Path], object], str, str]] = [
     # what is done to which file, the file that the error names, and what it says of it
     (SKIN, lambda p: p.write_bytes(b"no picture"), "young_diffuse.png", "decoded"),
+    (SKIN, lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"), "diffuse.png", "git lfs pull"),
     (SKIN, lambda p: cv2.imwrite(str(p), np.zeros((8, 8), np.uint8)), "young_diffuse.png", "in colour"),
     (SKIN, lambda p: p.unlink(), "skins/textures", "got none"),
     (f"{HAIR}_diffuse.png", lambda p: p.unlink(), "hair/short", "_diffuse"),

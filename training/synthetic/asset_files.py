@@ -208,6 +208,8 @@ def _bytes(path: Path) -> bytes:
         raise FileFormatError(
             f"{path}: expected a readable asset file, got: {error.strerror}; fetch it again"
         ) from None
+    if data.startswith(b"version https://git-lfs"):
+        raise FileFormatError(f"{path}: expected an asset file, got a Git LFS pointer to it; run: git lfs pull")
     if not data:
         raise FileFormatError(f"{path}: expected an asset file, got an empty one; fetch it again")
     return data

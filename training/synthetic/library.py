@@ -30,6 +30,8 @@ ByteArray = NDArray[np.uint8]
 EYE_TEXELS = 128
 _EYE_CENTER, _IRIS_RADIUS = (0.2925, 0.7030), 0.1135
 """Where MakeHuman's eye textures have an iris, in shares of their side."""
+_FOLDERS = ("clothes/fedora*", "eyebrows", "eyelashes", "eyes", "hair", "skins", "teeth", "tongue")
+_SKIN_SIDE, _EYE_SIDE = 1024, 512  # pixels: the originals are up to four times as large
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -85,13 +87,17 @@ def open_library(folder: str | os.PathLike[str], head: Head | None = None) -> As
     def brow(path: Path) -> Fitted:
         return fit(path, head, texture=atlas.add(_only(path.parent, path.stem + ".*"), side=256, grey=True))
 
-    felt = [atlas.add(path, side=256, grey=True) for path in _pictures(makehuman / "clothes", "*/materials/*fedora*")]
+    felt = [
+        atlas.add(path, side=256, grey=True) for path in _pictures(makehuman / "clothes", "fedora*/materials/*fedora*")
+    ]
     teeth = atlas.add(_only(makehuman / "teeth" / "materials", "teeth.*"), side=512, grey=False)
     tongue = atlas.add(_only(makehuman / "tongue" / "tongue01", "*_diffuse*"), side=256, grey=False, alpha=False)
     fitted = {
         "hair": tuple(hair(path) for path in _bindings(makehuman / "hair")),
         "brows": tuple(brow(path) for path in _bindings(makehuman / "eyebrows")),
-        "hats": tuple(fit(path, head, texture=felt[0], shades=True) for path in _bindings(makehuman / "clothes")),
+        "hats": tuple(
+            fit(path, head, texture=felt[0], shades=True) for path in _bindings(makehuman / "clothes", "fedora*")
+        ),
     }
     texels, table = atlas.pack()
     features = head.landmark_vertices[17:]
@@ -149,7 +155,8 @@ def _digest(makehuman: Path, environments: Path) -> str:
 
 def _used(root: Path) -> Iterator[Path]:
     """Files that can change a picture: not the readmes, nor materials and licences."""
-    for path in root.rglob("*"):
+    folders = [folder for name in _FOLDERS for folder in root.glob(name)] or [root]
+    for path in (path for folder in folders for path in folder.rglob("*")):
         if path.is_file() and path.suffix.lower() in (*_SUFFIXES, ".obj", ".mhclo", ".hdr"):
             yield path
 
@@ -167,10 +174,10 @@ def _only(folder: Path, pattern: str) -> Path:
     return _pictures(folder, pattern)[0]
 
 
-def _bindings(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("*/*.mhclo"))
+def _bindings(folder: Path, names: str = "*") -> list[Path]:
+    found = sorted(folder.glob(f"{names}/*.mhclo"))
     if not found:
-        raise FileFormatError(f"{folder}: expected NAME/NAME.mhclo, got none; fetch the assets again")
+        raise FileFormatError(f"{folder}: expected {names}/NAME.mhclo, got none; fetch the assets again")
     return found
 
 
@@ -179,8 +186,16 @@ def linear(display: NDArray[np.generic]) -> FloatArray:
     return LINEAR[np.asarray(display, np.uint8)]
 
 
+def _at_most(texture: ByteArray, side: int) -> ByteArray:
+    if max(texture.shape) <= side:
+        return texture
+    share = side / max(texture.shape)
+    size = round(texture.shape[1] * share), round(texture.shape[0] * share)
+    return np.asarray(cv2.resize(texture, size, interpolation=cv2.INTER_AREA))
+
+
 def _skin(path: Path, head: Head) -> Skin:
-    texture = read_texture(path, alpha=False)
+    texture = _at_most(read_texture(path, alpha=False), _SKIN_SIDE)
     height, width = texture.shape[:2]
     face = head.base_uv[head.face_vertices]
     x = np.clip((face[:, 0] * width).astype(int), 0, width - 1)
@@ -192,7 +207,7 @@ def _skin(path: Path, head: Head) -> Skin:
 
 
 def _eye(path: Path) -> tuple[ByteArray, FloatArray]:
-    texture = read_texture(path, alpha=False)
+    texture = _at_most(read_texture(path, alpha=False), _EYE_SIDE)
     side = np.array(texture.shape[1::-1])
     reach = 2 * EYE_REACH * _IRIS_RADIUS * side / EYE_TEXELS  # texels of the file per texel of the patch
     corner = np.array(_EYE_CENTER) * side - reach * EYE_TEXELS / 2
