@@ -6,37 +6,29 @@ from those files. Colours are RGB, 0..255.
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from runtime import detection, drawing, face_model, manifest
+from runtime import detection, drawing, face_model, manifest, smoothing, tracking, visibility
 from runtime.detection import BlazeFaceDetector
 from runtime.engines import onnx
 from runtime.image import MAX_SIDE
 from runtime.roi import Roi
+from runtime.tracking import Tracker
 
 
 def constants() -> dict[str, Any]:
     """All of them, by module."""
     detector = BlazeFaceDetector()
+    thresholds = {"scoreThreshold": detector.score_threshold, "iouThreshold": detector.iou_threshold}
     return {
-        "detection": {
-            "view": detection._VIEW,
-            "cell": detection._CELL,
-            "candidate": detection._CANDIDATE,
-            "small": detection._SMALL,
-            "workSize": detection._WORK_SIZE,
-            "centerWeights": detection._CENTER_WEIGHTS.tolist(),
-            "boxPerSpread": detection._BOX_PER_SPREAD,
-            "lean": detection._LEAN,
-            "tilted": detection._TILTED,
-            "upright": detection._UPRIGHT,
-            "turns": detection._TURNS,
-            "scoreThreshold": detector.score_threshold,
-            "iouThreshold": detector.iou_threshold,
-        },
+        "detection": _numbers(detection) | thresholds | {"centerWeights": detection._CENTER_WEIGHTS.tolist()},
         "roi": {"sidePerLength": Roi.from_box((0, 0, 1, 1)).side},
         "image": {"maxSide": MAX_SIDE},
         "engine": {"mostThreads": onnx._MOST_THREADS},
@@ -47,6 +39,12 @@ def constants() -> dict[str, Any]:
             "poseSize": face_model.POSE_SIZE,
             "landmarks": face_model.LANDMARKS,
         },
+        "tracking": _numbers(tracking) | _defaults(Tracker),
+        "smoothing": {
+            "numbers": _numbers(smoothing),
+            "settings": {name: setting and asdict(setting) for name, setting in smoothing.SETTINGS.items()},
+        },
+        "visibility": {"margin": visibility.MARGIN},
         "drawing": {
             "contours": [{"first": a, "last": b, "closed": closed} for a, b, closed in drawing.CONTOURS],
             "contourColor": drawing._CONTOUR_COLOR[::-1],
@@ -55,6 +53,23 @@ def constants() -> dict[str, Any]:
             "dotsFrom": drawing._DOTS_FROM,
         },
     }
+
+
+def _numbers(module: ModuleType) -> dict[str, float]:
+    """The module's constants that are numbers: `_REST_ANGLE` as `restAngle`."""
+    values = {name: value for name, value in vars(module).items() if name.isupper() and type(value) in (int, float)}
+    return {_camel_case(name): value for name, value in values.items()}
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """The defaults of its arguments."""
+    parameters = inspect.signature(function).parameters.values()
+    return {_camel_case(p.name): p.default for p in parameters if p.default is not p.empty}
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.strip("_").lower().split("_")
+    return first + "".join(word.title() for word in others)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
  * Points are in image pixels (pixel centres at integers; x right, y down, z nearer), three numbers each in one flat
  * Float32Array. Frames, signs and files are those of the Python runtime.
  */
-import { FaceDetector, roiFromDetection } from "./cln/detection";
+import { type Detection, FaceDetector, roiFromDetection } from "./cln/detection";
 import { type Backend, loadRuntime, Network, runtimeFiles, usableThreads } from "./cln/engine";
 import { ClnError } from "./cln/errors";
 import { Face } from "./cln/face";
@@ -15,8 +15,9 @@ import { FaceModel } from "./cln/face_model";
 import { type ImageSource, PixelReader, type Pixels } from "./cln/image";
 import { type Manifest, readManifest } from "./cln/manifest";
 import { crop, type Roi } from "./cln/roi";
+import { type TrackedFace, Tracker, type TrackerOptions } from "./cln/tracking";
 
-export type { Backend, ImageSource, Manifest, Pixels, Roi };
+export type { Backend, Detection, ImageSource, Manifest, Pixels, Roi, TrackedFace, TrackerOptions };
 export { ClnError, Face, runtimeFiles };
 
 export interface Options {
@@ -33,22 +34,18 @@ export interface Options {
 }
 
 /** Milliseconds of the steps of a call. */
-export interface Timings {
-  readonly pixels: number;
-  readonly detection: number;
-  readonly crop: number;
-  readonly network: number;
-  readonly decoding: number;
-}
+export type Timings = Record<"pixels" | "detection" | "crop" | "network" | "decoding", number>;
 
 export const DETECTOR = "face_detector.onnx";
 export const FACE_MODEL = "face_model.safetensors";
 export const ENGINE = "edge.int8.onnx";
 
+const nothing: Readonly<Timings> = { pixels: 0, detection: 0, crop: 0, network: 0, decoding: 0 };
+
 /** Reconstructs the faces of images; several faces go through the network as one batch. */
 export class Reconstructor {
-  /** Of the last call. */
-  timings: Timings = { pixels: 0, detection: 0, crop: 0, network: 0, decoding: 0 };
+  /** Of the last call, or of a tracker's last frame. */
+  timings: Timings = { ...nothing };
   private readonly reader = new PixelReader();
 
   private constructor(
@@ -79,54 +76,92 @@ export class Reconstructor {
     return new Reconstructor(manifest, faceModel, backend, threads, network, detectorNetwork);
   }
 
+  /** The side of a crop in pixels. */
+  get inputSize(): number {
+    return this.manifest.input_size;
+  }
+
+  /** How many of the params are shape coefficients. */
+  get shapeCount(): number {
+    return this.manifest.shape_count;
+  }
+
   /** Faces of `image`, best detection first. */
   async reconstruct(image: ImageSource): Promise<Face[]> {
-    const clock = new Clock();
-    const pixels = this.reader.read(image);
-    clock.mark("pixels");
-    const found = await this.detector.detect(pixels);
+    this.timings = { ...nothing };
+    const pixels = this.pixels(image);
+    const found = await this.detect(pixels);
     const rois = found.map(roiFromDetection);
-    clock.mark("detection");
-    const params = await this.run(pixels, rois, clock);
-    const faces = found.map(({ box, score }, i) => this.face(params[i], rois[i], box, score));
-    clock.mark("decoding");
-    this.timings = clock.timings;
-    return faces;
+    const params = await this.run(pixels, rois);
+    return found.map(({ box, score }, i) => this.face(params[i], rois[i], score, box));
   }
 
-  /** Faces of the next frame of a video; `seconds` is its time. */
-  async track(image: ImageSource, _seconds: number): Promise<Face[]> {
-    return this.reconstruct(image);
+  /** The pixels of `image`. */
+  pixels(image: ImageSource): Pixels {
+    const started = performance.now();
+    const pixels = this.reader.read(image);
+    this.timings.pixels += performance.now() - started;
+    return pixels;
   }
 
-  /** The next frame is another video's. */
-  forgetTracks(): void {}
-
-  /** Frees both networks. */
-  async close(): Promise<void> {
-    await Promise.all([this.network.close(), this.detectorNetwork.close()]);
+  /** Where faces are in `pixels`, best first; `quick`: by one look at the whole image, for videos. */
+  async detect(pixels: Pixels, quick = false): Promise<Detection[]> {
+    const started = performance.now();
+    const found = await this.detector.detect(pixels, quick);
+    this.timings.detection += performance.now() - started;
+    return found;
   }
 
-  private async run(pixels: Pixels, rois: readonly Roi[], clock: Clock): Promise<Float32Array[]> {
+  /** What the network says of regions of `pixels`: params of each. */
+  async run(pixels: Pixels, rois: readonly Roi[]): Promise<Float32Array[]> {
     if (rois.length === 0) return [];
-    const { input_size: size } = this.manifest;
+    const started = performance.now();
+    const size = this.inputSize;
     const { numParams } = this.faceModel;
     const length = size * size * 3;
     const crops = new Uint8Array(rois.length * length);
     rois.forEach((roi, i) => {
       crop(pixels, roi, size, crops.subarray(i * length, (i + 1) * length));
     });
-    clock.mark("crop");
+    const cut = performance.now();
     const { params } = await this.network.run(crops, [rois.length, size, size, 3]);
     if (params?.length !== rois.length * numParams || !params.every(Number.isFinite)) {
       throw new ClnError(`engine: expected ${numParams} finite params of each face; its file is damaged`);
     }
-    clock.mark("network");
+    this.timings.crop += cut - started;
+    this.timings.network += performance.now() - cut;
     return rois.map((_, i) => params.slice(i * numParams, (i + 1) * numParams));
   }
 
-  private face(params: Float32Array, roi: Roi, box: Face["box"], score: number): Face {
-    return new Face({ box, score, roi, params, cropSize: this.manifest.input_size, model: this.faceModel });
+  /** The face of a region's params. */
+  face(params: Float32Array, roi: Roi, score = 1, box?: Face["box"]): Face {
+    const started = performance.now();
+    const face = new Face({ box, score, roi, params, cropSize: this.inputSize, model: this.faceModel });
+    this.timings.decoding += performance.now() - started;
+    return face;
+  }
+
+  /** Frees both networks. */
+  async close(): Promise<void> {
+    await Promise.all([this.network.close(), this.detectorNetwork.close()]);
+  }
+}
+
+/** Follows the faces of one video or camera: see `Tracker.track`. */
+export class VideoTracker {
+  private readonly tracker: Tracker;
+
+  constructor(
+    private readonly reconstructor: Reconstructor,
+    options?: TrackerOptions,
+  ) {
+    this.tracker = new Tracker(reconstructor, options);
+  }
+
+  /** The faces of the next frame, smoothed, by id; `seconds` must be later than the last frame's. */
+  async track(frame: ImageSource, seconds: number): Promise<TrackedFace[]> {
+    this.reconstructor.timings = { ...nothing };
+    return this.tracker.track(this.reconstructor.pixels(frame), seconds);
   }
 }
 
@@ -154,19 +189,4 @@ async function fetchBytes(url: URL): Promise<Uint8Array<ArrayBuffer>> {
   const response = await fetch(url);
   if (!response.ok) throw new ClnError(`${url}: expected the file, got HTTP ${response.status}`);
   return new Uint8Array(await response.arrayBuffer());
-}
-
-class Clock {
-  private last = performance.now();
-  private readonly spent = { pixels: 0, detection: 0, crop: 0, network: 0, decoding: 0 };
-
-  mark(step: keyof Timings): void {
-    const now = performance.now();
-    this.spent[step] += now - this.last;
-    this.last = now;
-  }
-
-  get timings(): Timings {
-    return { ...this.spent };
-  }
 }

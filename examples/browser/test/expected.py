@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import Reconstructor, read_image
+from runtime.tracking import Tracker
 
 ROOT = Path(__file__).parents[3]
-ENGINES = ("edge.int8.onnx", "edge.onnx")
+ENGINES = ("edge.onnx", "edge.int8.onnx")  # the first is the tracker's
 ASTRONAUT = ROOT / "examples/astronaut.jpg"
+FRAMES_A_SECOND = 30
 CLIP_FRAMES, CLIP_WIDTH, CLIP_HEIGHT = 90, 640, 480
 CODE = 16  # pixels of a square of the frame's number
 
@@ -76,11 +78,15 @@ def bad_input(out: Path) -> None:
 
 
 def clip(out: Path, reconstruct: Reconstructor) -> list[Any]:
-    """A clip in which the astronaut's face moves, comes nearer and turns in the plane; its true landmarks (x, y)."""
+    """A clip in which the astronaut's face moves, comes nearer and turns in the plane.
+
+    For each frame: the JPEG's place in the file, its true landmarks (x, y), and what a `Tracker` says of it.
+    """
+    tracker = Tracker(reconstruct)
     image = read_image(ASTRONAUT)
     landmarks = reconstruct(image)[0].landmarks[:, :2]
     middle = landmarks.mean(axis=0)
-    truth = []
+    frames = []
     with (out / "clip.mjpeg").open("wb") as file:
         for index in range(CLIP_FRAMES):
             phase = 2 * np.pi * index / CLIP_FRAMES
@@ -90,9 +96,17 @@ def clip(out: Path, reconstruct: Reconstructor) -> list[Any]:
             frame = cv2.warpAffine(image, matrix, (CLIP_WIDTH, CLIP_HEIGHT), borderMode=cv2.BORDER_REFLECT)
             for bit in range(8):
                 frame[:CODE, bit * CODE : (bit + 1) * CODE] = 255 * (index >> bit & 1)
-            file.write(cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
-            truth.append((landmarks @ matrix[:, :2].T + matrix[:, 2]).tolist())
-    return truth
+            data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+            tracked = tracker(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8), index / FRAMES_A_SECOND)
+            frames.append(
+                {
+                    "bytes": [file.tell(), file.tell() + data.size],
+                    "truth": (landmarks @ matrix[:, :2].T + matrix[:, 2]).tolist(),
+                    "tracked": [{"id": face.id, "landmarks": face.landmarks.tolist()} for face in tracked],
+                }
+            )
+            file.write(data.tobytes())
+    return frames
 
 
 def main(out: Path, *, quick: bool) -> None:
@@ -100,7 +114,7 @@ def main(out: Path, *, quick: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shutil.copy(ASTRONAUT, out / "astronaut.jpg")
     names = ["astronaut.jpg"]
-    values: dict[str, Any] = {"pictures": {}, "clip": [], "code": CODE}
+    values: dict[str, Any] = {"pictures": {}, "clip": [], "code": CODE, "rate": FRAMES_A_SECOND}
     for engine in ENGINES:
         with Reconstructor(ROOT / "runtime/assets" / engine) as reconstruct:
             if not quick and not values["clip"]:

@@ -4,13 +4,15 @@
  */
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
+import { fileURLToPath } from "node:url";
 import { alarm, choose, launch, open, status } from "./browser.mjs";
 import { serve } from "./server.mjs";
 
-const site = resolve(process.env.CLN_PAGE ?? "../../out/browser");
-const folder = resolve(process.env.CLN_EXPECTED ?? "../../out/browser-test");
+const repository = join(dirname(fileURLToPath(import.meta.url)), "../../..");
+const site = resolve(process.env.CLN_PAGE ?? join(repository, "out/browser"));
+const folder = resolve(process.env.CLN_EXPECTED ?? join(repository, "out/browser-test"));
 const expected = JSON.parse(await readFile(join(folder, "expected.json"), "utf8"));
 const file = (name) => join(folder, name);
 
@@ -100,7 +102,12 @@ describe("photographs", () => {
     const [download] = await Promise.all([view.page.waitForEvent("download"), view.page.click("#save-json")]);
     assert.equal(download.suggestedFilename(), "astronaut.json");
     const saved = JSON.parse(await readFile(await download.path(), "utf8"));
+    assert.equal(saved.image, "astronaut.jpg");
     const { vertices, rotation, crop_scale, ...fields } = expected.pictures["edge.onnx"]["astronaut.jpg"][0];
+    const { visible } = saved.faces[0];
+    assert.ok(visible.filter((seen, i) => seen !== fields.visible[i]).length <= 1);
+    assert.deepEqual(Object.keys(saved.faces[0].roi), Object.keys(fields.roi));
+    assert.equal(saved.faces[0].face_model, fields.face_model);
     assert.deepEqual(Object.keys(saved.faces[0]), Object.keys(fields));
     assert.ok(distance(saved.faces[0].landmarks.flat(), fields.landmarks.flat()) < 2 * PIXELS);
   });
@@ -188,7 +195,7 @@ describe("camera", () => {
     const errors = [];
     const seen = await view.page.evaluate(() => globalThis.seen);
     for (const { number, faces } of seen) {
-      const truth = expected.clip[number];
+      const truth = expected.clip[number]?.truth;
       assert.ok(truth, `frame ${number} is none of the clip's`);
       errors.push(faces.length === 1 ? offset(faces[0], truth) : Number.POSITIVE_INFINITY);
     }
@@ -211,6 +218,41 @@ describe("camera", () => {
     await view.page.click("#camera");
     await status(view.page, "camera is off");
   });
+
+  test("the tracker says what the Python runtime's says, frame by frame", async (t) => {
+    const view = await open(browser, server);
+    t.after(() => view.context.close());
+    await status(view.page, "Ready");
+    await view.page.selectOption("#engine", "edge.onnx");
+    await status(view.page, "Ready");
+    await view.page.evaluate(async () => {
+      globalThis.tracker = new globalThis.cln.VideoTracker(await globalThis.cln.reconstructor());
+    });
+    const clip = await readFile(file("clip.mjpeg"));
+    let most = 0;
+    for (const [index, { bytes, tracked }] of expected.clip.entries()) {
+      const jpeg = clip.subarray(...bytes).toString("base64");
+      const found = await view.page.evaluate(track, { jpeg, seconds: index / expected.rate });
+      assert.deepEqual(
+        found.map(({ id }) => id),
+        tracked.map(({ id }) => id),
+      );
+      found.forEach(({ landmarks }, i) => {
+        most = Math.max(most, distance(landmarks, tracked[i].landmarks.flat()));
+      });
+    }
+    t.diagnostic(`landmarks ${most.toFixed(3)} px over ${expected.clip.length} frames`);
+    assert.ok(most < PIXELS, `landmarks: ${most} px apart`);
+  });
+
+  /** In the page: the faces of a frame. */
+  async function track({ jpeg, seconds }) {
+    const blob = new Blob([Uint8Array.from(atob(jpeg), (c) => c.charCodeAt(0))]);
+    const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
+    const found = await globalThis.tracker.track(bitmap, seconds);
+    bitmap.close();
+    return found.map(({ id, face }) => ({ id, landmarks: Array.from(face.landmarks) }));
+  }
 
   /** In the page: notes the clip's frame number and the faces of each frame that is shown. */
   function watch({ code, until }) {

@@ -14,6 +14,7 @@ import { crop, type Roi, toCrop, toImage2d } from "./roi";
 
 const { view: VIEW, cell: CELL, candidate, small, workSize, centerWeights, boxPerSpread } = constants.detection;
 const { lean, tilted, upright, turns: TURNS, scoreThreshold, iouThreshold } = constants.detection;
+const FINE = 16; // steps of a pixel that an outline is rounded to
 const EYES = 4; // of a face's points: the index of the first keypoint's x
 
 export interface Detection {
@@ -199,28 +200,60 @@ function render(image: Pixels, view: Roi): Uint8Array {
   crop(image, view, VIEW, canvas);
   const [right, bottom] = [image.width - 0.5, image.height - 0.5];
   const outline = toCrop(Float64Array.of(-0.5, -0.5, right, -0.5, right, bottom, -0.5, bottom), view, VIEW);
+  const [first, last] = spansOf(outline.map((value) => roundHalfEven(value * FINE) / FINE));
   for (let row = 0; row < VIEW; row++) {
-    const [first, end] = covered(outline, row);
-    canvas.fill(0, 3 * row * VIEW, 3 * (row * VIEW + first));
-    canvas.fill(0, 3 * (row * VIEW + end), 3 * (row + 1) * VIEW);
+    const [start, end] =
+      first[row] > last[row] ? [VIEW, VIEW] : [Math.max(first[row], 0), Math.min(last[row] + 1, VIEW)];
+    canvas.fill(0, 3 * row * VIEW, 3 * (row * VIEW + Math.min(start, VIEW)));
+    canvas.fill(0, 3 * (row * VIEW + Math.max(end, 0)), 3 * (row + 1) * VIEW);
   }
   return canvas;
 }
 
-/** The pixels first..end - 1 of a row that a convex polygon covers, its edge's included. */
-function covered(outline: Float64Array, row: number): [number, number] {
-  let [low, high] = [Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY];
+/**
+ * The first and last pixel of each row of a view that a convex polygon covers, as OpenCV's `fillConvexPoly` does: its
+ * edges run between rounded rows, and a line is drawn along each.
+ */
+function spansOf(outline: Float64Array): [Float64Array, Float64Array] {
+  const first = new Float64Array(VIEW).fill(Number.POSITIVE_INFINITY);
+  const last = new Float64Array(VIEW).fill(Number.NEGATIVE_INFINITY);
+  const add = (row: number, x: number) => {
+    if (row < 0 || row >= VIEW) return;
+    first[row] = Math.min(first[row], Math.floor(x + 0.5));
+    last[row] = Math.max(last[row], Math.floor(x + 0.5));
+  };
+  const round = (value: number) => Math.floor(value + 0.5);
   for (let i = 0; i < outline.length; i += 2) {
-    const [x0, y0] = [outline[i], outline[i + 1]];
-    const [x1, y1] = [outline[(i + 2) % outline.length], outline[(i + 3) % outline.length]];
-    if (Math.floor(Math.min(y0, y1) + 0.5) > row || Math.floor(Math.max(y0, y1) + 0.5) < row) continue;
-    const at = y0 === y1 ? [x0, x1] : [x0 + (x1 - x0) * Math.min(Math.max((row - y0) / (y1 - y0), 0), 1)];
-    low = Math.min(low, ...at);
-    high = Math.max(high, ...at);
+    const start = [outline[i], outline[i + 1]];
+    const end = [outline[(i + 2) % outline.length], outline[(i + 3) % outline.length]];
+    const [top, bottom] = start[1] < end[1] ? [start, end] : [end, start];
+    const rows = round(bottom[1]) - round(top[1]);
+    for (let row = Math.max(round(top[1]), 0); row <= Math.min(round(bottom[1]), VIEW - 1) && rows > 0; row++) {
+      add(row, top[0] + ((bottom[0] - top[0]) * (row - round(top[1]))) / rows);
+    }
+    // The line, from where it enters the view, in steps of a pixel along its longer axis.
+    const major = Math.abs(end[0] - start[0]) > Math.abs(end[1] - start[1]) ? 0 : 1;
+    const [from, to] = start[major] < end[major] ? [start, end] : [end, start];
+    const slope = (to[1 - major] - from[1 - major]) / (to[major] - from[major] || 1);
+    let [enter, leave] = [Math.max(from[major], 0), Math.min(to[major], VIEW)];
+    for (const limit of [0, VIEW]) {
+      const crossing = from[major] + (limit - from[1 - major]) / slope;
+      if (slope > 0 === (limit === 0)) enter = slope === 0 ? enter : Math.max(enter, crossing);
+      else leave = slope === 0 ? leave : Math.min(leave, crossing);
+    }
+    for (let at = enter; at <= leave; at++) {
+      const across = from[1 - major] + slope * (at - from[major]);
+      if (major === 0) add(round(across), at);
+      else add(round(at), across);
+    }
   }
-  if (low > high) return [VIEW, VIEW];
-  const pixel = (x: number) => Math.min(Math.max(Math.floor(x + 0.5), 0), VIEW);
-  return [pixel(low), Math.max(pixel(high + 1), pixel(low))];
+  return [first, last];
+}
+
+/** As NumPy rounds: halves to the even number. */
+function roundHalfEven(value: number): number {
+  const rounded = Math.round(value);
+  return Math.abs(value % 1) === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
 }
 
 /** A square view turned counter-clockwise by 90 degrees so many times. */

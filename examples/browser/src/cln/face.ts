@@ -1,10 +1,15 @@
 /** `Face`: what the user holds after a reconstruction. Points are in image pixels: x right, y down, z nearer. */
+import { constants } from "./constants";
 import type { FaceModel } from "./face_model";
 import { type Pose, poseOf } from "./pose";
 import { type Roi, toImage } from "./roi";
+import { visiblePoints } from "./visibility";
+
+type Box = readonly [number, number, number, number];
 
 export interface FaceFields {
-  readonly box: readonly [number, number, number, number];
+  /** The detector's; without one, the landmarks'. */
+  readonly box?: Box | undefined;
   readonly score: number;
   readonly roi: Roi;
   readonly params: Float32Array;
@@ -14,7 +19,7 @@ export interface FaceFields {
 
 export class Face {
   /** x, y, width, height in image pixels. */
-  readonly box: readonly [number, number, number, number];
+  readonly box: Box;
   readonly score: number;
   readonly roi: Roi;
   /** 12 of the pose matrix, then shape and expression coefficients, in the crop's frame. */
@@ -27,13 +32,13 @@ export class Face {
   private mesh: Float32Array | undefined;
 
   constructor({ box, score, roi, params, cropSize, model }: FaceFields) {
-    this.box = box;
     this.score = score;
     this.roi = roi;
     this.params = params;
     this.model = model;
     this.cropSize = cropSize;
     this.landmarks = toImage(model.landmarks(params), roi, cropSize);
+    this.box = box ?? boxAround(this.landmarks);
     this.pose = poseOf(params, roi.side / cropSize, roi.angle);
   }
 
@@ -48,6 +53,11 @@ export class Face {
     return this.model.triangles;
   }
 
+  /** Which landmarks the face's own mesh doesn't hide from the camera. */
+  get visible(): boolean[] {
+    return visiblePoints(this.landmarks, this.vertices, this.triangles, constants.visibility.margin * this.pose.scale);
+  }
+
   /** As `runtime.Face.to_dict` in Python. */
   toJSON(): Record<string, unknown> {
     const rounded = (value: number, digits: number) => Number(value.toFixed(digits));
@@ -55,12 +65,26 @@ export class Face {
       Array.from(this.landmarks.subarray(3 * i, 3 * i + 3), (value) => rounded(value, 4)),
     );
     const { yaw, pitch, roll } = this.pose;
+    const { centerX, centerY, side, angle } = this.roi;
     return {
       box: this.box.map((value) => rounded(value, 3)),
       score: rounded(this.score, 6),
+      roi: { center_x: centerX, center_y: centerY, side, angle },
+      crop_size: this.cropSize,
+      face_model: this.model.sha256,
       params: Array.from(this.params),
       landmarks: points,
+      visible: this.visible,
       pose: { yaw: rounded(yaw, 4), pitch: rounded(pitch, 4), roll: rounded(roll, 4) },
     };
   }
+}
+
+function boxAround(points: Float32Array): Box {
+  let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
+  for (let i = 0; i < points.length; i += 3) {
+    [left, right] = [Math.min(left, points[i]), Math.max(right, points[i])];
+    [top, bottom] = [Math.min(top, points[i + 1]), Math.max(bottom, points[i + 1])];
+  }
+  return [left, top, right - left, bottom - top];
 }

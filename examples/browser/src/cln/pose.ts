@@ -44,7 +44,7 @@ function eulerAngles(r: Float64Array): { yaw: number; pitch: number; roll: numbe
 }
 
 /** The rotation nearest to a matrix in the least-squares sense (Kabsch 1976), and the mean of its singular values. */
-function nearestRotation(matrix: Float64Array): { rotation: Float64Array; scale: number } {
+export function nearestRotation(matrix: Float64Array): { rotation: Float64Array; scale: number } {
   // One-sided Jacobi: turn pairs of columns until they are orthogonal; then matrix = (columns / lengths) · lengths · Vᵀ.
   const a = matrix.slice();
   const v = new Float64Array([1, 0, 0, 0, 1, 0, 0, 0, 1]);
@@ -97,7 +97,8 @@ function determinant(m: Float64Array): number {
   return m[0] * (m[4] * m[8] - m[5] * m[7]) - m[1] * (m[3] * m[8] - m[5] * m[6]) + m[2] * (m[3] * m[7] - m[4] * m[6]);
 }
 
-function multiply(a: Float64Array, b: Float64Array): Float64Array {
+/** The product of two 3 × 3 matrices. */
+export function multiply(a: Float64Array, b: Float64Array): Float64Array {
   const product = new Float64Array(9);
   for (let i = 0; i < 9; i++) {
     const [row, column] = [i - (i % 3), i % 3];

@@ -19,7 +19,7 @@ export interface Roi {
 }
 
 /** Crop pixel (u, v) lies at the image point (x + xu · u + xv · v, y + yu · u + yv · v); `scale` is for z. */
-interface Placement {
+export interface Placement {
   readonly scale: number;
   readonly x: number;
   readonly y: number;
@@ -27,7 +27,7 @@ interface Placement {
   readonly sine: number;
 }
 
-function placement(roi: Roi, size: number): Placement {
+export function placement(roi: Roi, size: number): Placement {
   const scale = roi.side / size;
   const radians = (roi.angle * Math.PI) / 180;
   const [cosine, sine] = roi.angle === 0 ? [scale, 0] : [scale * Math.cos(radians), scale * Math.sin(radians)];
@@ -41,11 +41,24 @@ function placement(roi: Roi, size: number): Placement {
   };
 }
 
-/** Region of a tight box: its middle; the landmark rule's factor times its longer side. */
-export function roiFromBox(box: readonly [number, number, number, number]): Roi {
-  const [x, y, width, height] = box;
-  const side = constants.roi.sidePerLength * Math.max(width, height);
-  return { centerX: x + width / 2, centerY: y + height / 2, side, angle: 0 };
+/** Region of landmarks (x, y, z), …: their bounding box, turned by `angle`; the landmark rule's factor times its longer side. */
+export function roiFromLandmarks(points: Float32Array, angle: number): Roi {
+  const radians = (angle * Math.PI) / 180;
+  const [cosine, sine] = [Math.cos(radians), Math.sin(radians)];
+  let [left, top, right, bottom] = [Infinity, Infinity, -Infinity, -Infinity];
+  for (let i = 0; i < points.length; i += 3) {
+    const along = points[i] * cosine + points[i + 1] * sine;
+    const down = points[i + 1] * cosine - points[i] * sine;
+    [left, right] = [Math.min(left, along), Math.max(right, along)];
+    [top, bottom] = [Math.min(top, down), Math.max(bottom, down)];
+  }
+  const [x, y] = [(left + right) / 2, (top + bottom) / 2];
+  return {
+    centerX: cosine * x - sine * y,
+    centerY: sine * x + cosine * y,
+    side: constants.roi.sidePerLength * Math.max(right - left, bottom - top),
+    angle,
+  };
 }
 
 /** Takes points (x, y, z), (x, y, z), … of a crop to the image, in place. */

@@ -1,5 +1,5 @@
 /** The page: a photo or the camera in, contours, mesh and numbers out. */
-import { type Backend, type Face, type Pixels, Reconstructor, type Timings } from "../cln";
+import { type Backend, type Face, type Pixels, Reconstructor, type Timings, VideoTracker } from "../cln";
 import { Camera } from "./camera";
 import { Downloads, megabytes } from "./download";
 import { isolate } from "./isolation";
@@ -33,13 +33,13 @@ const surfaceSelect = element<HTMLSelectElement>("surface");
 let loading: Promise<Reconstructor> | undefined;
 let camera: Camera | undefined;
 let meshView: MeshView | undefined;
-let name = "face";
+let shownName = "face";
 let faces: readonly Face[] = [];
 let selected = 0;
 let turn = 0; // counts pictures: an answer that comes after the next picture is dropped
 
 /** For the console and the page's own tests. */
-const shown = { faces, timings: undefined as Timings | undefined, frames: 0 };
+const shown = { faces, timings: undefined as Timings | undefined, frames: 0, reconstructor, VideoTracker };
 Object.assign(globalThis, { cln: shown });
 
 function say(text: string): void {
@@ -130,7 +130,7 @@ async function showPhoto(blob: Blob, fileName: string): Promise<void> {
     drawFaces(overlayContext, []);
     const found = await reconstruct.reconstruct(pixels);
     if (mine !== turn) return;
-    name = fileName.replace(/\.[^.]*$/, "") || "face";
+    shownName = fileName;
     selected = 0;
     const done = performance.now();
     show(found, reconstruct.timings);
@@ -218,15 +218,15 @@ async function startCamera(): Promise<void> {
     const opened = await Camera.open();
     if (mine !== turn) return opened.close();
     camera = opened;
-    name = "camera";
+    shownName = "camera";
     cameraButton.textContent = "Stop the camera";
     cameraButton.setAttribute("aria-pressed", "true");
     mirror(true);
     say("The camera is running.");
     const rates = new Rates();
-    reconstruct.forgetTracks();
+    const tracker = new VideoTracker(reconstruct);
     await opened.run(async (video, seconds) => {
-      const times = await onFrame(reconstruct, seconds, video, () => camera === opened);
+      const times = await onFrame(reconstruct, tracker, seconds, video, () => camera === opened);
       if (!times) return;
       rates.add(times);
       if (rates.due()) {
@@ -247,6 +247,7 @@ async function startCamera(): Promise<void> {
 /** Shows a frame and its faces; what it took, or undefined where the camera was stopped meanwhile. */
 async function onFrame(
   reconstruct: Reconstructor,
+  tracker: VideoTracker,
   seconds: number,
   video: HTMLVideoElement,
   wanted: () => boolean,
@@ -254,10 +255,14 @@ async function onFrame(
   const started = performance.now();
   const pixels = takePicture(video, video.videoWidth, video.videoHeight);
   const read = performance.now();
-  const found = await reconstruct.track(pixels, seconds);
+  const found = await tracker.track(pixels, seconds);
   if (!wanted()) return undefined;
   const done = performance.now();
-  show(found, reconstruct.timings);
+  show(
+    found.map(({ face }) => face),
+    reconstruct.timings,
+  );
+  Object.assign(shown, { ids: found.map(({ id }) => id) });
   const drawn = performance.now();
   return { ...reconstruct.timings, pixels: read - started, drawing: drawn - done, whole: drawn - started };
 }
@@ -278,7 +283,7 @@ function mirror(on: boolean): void {
 function save(data: BlobPart, type: string, suffix: string): void {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([data], { type }));
-  link.download = name + suffix;
+  link.download = `${shownName.replace(/\.[^.]*$/, "")}${suffix}`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
@@ -330,7 +335,7 @@ function watchControls(): void {
   });
   for (const select of [backendSelect, engineSelect]) select.addEventListener("change", reload);
   saveJson.addEventListener("click", () => {
-    save(`${JSON.stringify({ faces }, null, 1)}\n`, "application/json", ".json");
+    save(`${JSON.stringify({ image: shownName, faces })}\n`, "application/json", ".json");
   });
 }
 
