@@ -32,6 +32,7 @@ from training.evaluate import data_name, evaluate_data
 from training.evaluation.accuracy import torch_predictor
 from training.evaluation.metrics import YawBins
 from training.evaluation.published import ABLATION, PublishedAblation
+from training.learning.sources import data_label
 from training.learning.state import STATE_NAME, check_recipe
 from training.model import CLN, reparameterize
 from training.train import SWITCHES, config_of
@@ -177,9 +178,7 @@ def recipe_of(options: AblationOptions) -> str:
     """The training in a few words, without a path."""
     training = parse_training(training_arguments(ABLATION[0], options))
     config = config_of(training)
-    data = training.data.split(":")
-    name = ":".join(data[:2]) if data[0] == "synthetic" else f"{data[0]}:{Path(data[-1]).name}"
-    return f"config `{config.name}`, data {name}, batch {config.batch_size}, seed {config.seed}"
+    return f"config `{config.name}`, data {data_label(training.data)}, batch {config.batch_size}, seed {config.seed}"
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> AblationOptions:

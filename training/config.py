@@ -144,6 +144,8 @@ class LossConfig:
     """Weight of a landmark's z relative to its x and y: depth is hardly seen in one image."""
     wpdc_vertices: int = 132
     """Random vertices that WPDC weighs beside the 68 landmarks."""
+    points: float = 1.0
+    """Where faces with params and faces with points alone are mixed: weight of one of the latter."""
     anchor: float = 0.0
     """For labels that are points alone: weight of the square distance of whitened predictions from those of the network
     that the run started from."""

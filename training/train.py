@@ -4,6 +4,10 @@
 `metrics.jsonl` (one object a line), `last.pth` (all that a resumed run needs) and `best.pth` (the checkpoint of the
 averaged weights with the lowest NME on held-out faces of the same kind; those given with --val are only reported).
 Data that is labelled with points alone fine-tunes the checkpoint given with --init (`training.learning.supervision`).
+Several sets may be mixed in every batch, each with its share (`training.learning.mixture`):
+
+    python -m training.train --init checkpoints/edge.pth --data 3@synthetic:100000 --data 1@points:DIR --out RUN_DIR
+
 Ctrl-C or SIGTERM ends a run after the step in progress; `--resume` goes on, and ends with the weights of a run that was
 never stopped (`training.learning.run`). Several processes: `training.learning.distributed`.
 """
@@ -32,7 +36,7 @@ from training.data.catalog import KINDS_WITH_PARAMS, KINDS_WITH_POINTS, report_s
 from training.learning.distributed import Team, join_team
 from training.learning.forward import pick_device
 from training.learning.run import Run, RunOptions
-from training.learning.sources import SourceOptions, data_label, labels_of, match_face_model, open_source
+from training.learning.sources import DataShare, SourceOptions, data_label, match_face_model, open_sources, parse_data
 from training.learning.state import open_run_folder
 
 logger = logging.getLogger(__name__)
@@ -48,7 +52,7 @@ class TrainOptions:
     """A command line; `parse_arguments` makes it."""
 
     config: str | None
-    data: str
+    data: Sequence[DataShare]
     out: Path
     init: Path | None = None
     resume: bool = False
@@ -60,21 +64,29 @@ class TrainOptions:
     threads: int = 1
     device: str = "auto"
     bf16: bool = False
+    compile: bool = False
     face_model: str | None = None
     sources: SourceOptions = field(default_factory=SourceOptions)
     evaluate_every: int | None = None
     val: str | None = None
 
+    @property
+    def points_alone(self) -> bool:
+        """Whether no set has params."""
+        return all(one.labels == "points" for one in self.data)
+
 
 def parse_arguments(arguments: Sequence[str] | None) -> TrainOptions:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.partition("\n")[0])
-    config_help = f"a TOML file, or one of {', '.join(config_names())} (default: edge; fine_tune for points alone)"
+    config_help = f"a TOML file, or one of {', '.join(config_names())} (default: edge; fine_tune for points alone; "
+    config_help += "mixed for a mixture with --init)"
     parser.add_argument("--config", help=config_help)
     data_help = "synthetic:N[:CACHE], rendered before the first step if missing; or, with labels for a Basel model, "
     data_help += ", ".join(f"{kind}:DIR" for kind in KINDS_WITH_PARAMS)
     data_help += "; or, with points alone and --init, " + ", ".join(f"{kind}:DIR" for kind in KINDS_WITH_POINTS)
-    parser.add_argument("--data", required=True, help=data_help)
+    data_help += ". Several are mixed in each batch, all alike or by shares: --data 3@synthetic:N --data 1@points:DIR"
+    parser.add_argument("--data", required=True, action="append", metavar="[SHARE@]KIND:DIR", help=data_help)
     assets_help = "folder of CC0 assets to render synthetic faces with (default: none; see docs/data.md)"
     parser.add_argument("--assets", type=Path, help=assets_help)
     parser.add_argument("--out", required=True, type=Path, help="the run's folder")
@@ -96,6 +108,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> TrainOptions:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help=device_help)
     bf16_help = "on the CPU, bfloat16 streams: faster where it has AVX512-BF16 (a GPU mixes precisions anyway)"
     parser.add_argument("--bf16", action="store_true", help=bf16_help)
+    compile_help = "compile the step: some minutes before the first, then about an eighth more images a second on a CPU"
+    parser.add_argument("--compile", action="store_true", help=compile_help)
     parser.add_argument("--face-model", help="default: the bundled one")
     held_out_help = "faces to evaluate on, kept from training (default: 500)"
     parser.add_argument("--held-out", type=int, default=500, help=held_out_help)
@@ -107,7 +121,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> TrainOptions:
     given = parser.parse_args(arguments)
     return TrainOptions(
         config=given.config,
-        data=given.data,
+        data=[parse_data(text) for text in given.data],
         out=given.out,
         init=given.init,
         resume=given.resume,
@@ -117,6 +131,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> TrainOptions:
         threads=max(1, given.threads),
         device=given.device,
         bf16=given.bf16,
+        compile=given.compile,
         face_model=given.face_model,
         sources=SourceOptions(held_out=given.held_out, workers=given.workers, assets=given.assets),
         evaluate_every=given.evaluate_every,
@@ -131,7 +146,9 @@ def config_of(options: TrainOptions) -> TrainConfig:
         InvalidInputError: There is no such config, or a number is out of range.
         FileNotFoundError, FileFormatError: As `load_config`.
     """
-    config = load_config(options.config or ("fine_tune" if labels_of(options.data) == "points" else "edge"))
+    mixed = options.init is not None and any(one.labels == "points" for one in options.data)
+    usual = "fine_tune" if options.points_alone else "mixed" if mixed else "edge"
+    config = load_config(options.config or usual)
     off: dict[str, Any] = dict.fromkeys(options.off, False)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **off), **options.changes)
 
@@ -145,10 +162,10 @@ def starting_checkpoint(options: TrainOptions, face_model: FaceModel) -> Checkpo
     """
     if options.init:
         return load_checkpoint(options.init, face_model)
-    if labels_of(options.data) == "points" and not options.resume:
+    if options.points_alone and not options.resume:
         raise InvalidInputError(
-            f"Expected --init CHECKPOINT with {options.data}, got none: points alone say too little of depth and shape "
-            "to start from nothing; give a trained network, such as --init checkpoints/edge.pth."
+            f"Expected --init CHECKPOINT with {options.data[0].data}, got none: points alone say too little of depth "
+            "and shape to start from nothing; give a trained network, such as --init checkpoints/edge.pth."
         )
     return None
 
@@ -156,14 +173,14 @@ def starting_checkpoint(options: TrainOptions, face_model: FaceModel) -> Checkpo
 def open_run(options: TrainOptions, team: Team) -> Run:
     """The run that a command line asks for, its samples rendered."""
     face_model = load_face_model(options.face_model)
-    labels = labels_of(options.data)
-    config = match_face_model(config_of(options), face_model, labels)
+    config = match_face_model(config_of(options), face_model, with_params=not options.points_alone)
     start = starting_checkpoint(options, face_model)
     if start is not None:
         config = dataclasses.replace(config, model=start.config)
-    state = (
-        open_run_folder(options.out, config, face_model, resume=options.resume, labels=labels) if team.leads else None
-    )
+    state = None
+    if team.leads:
+        labels = [one.labels for one in options.data]
+        state = open_run_folder(options.out, config, face_model, resume=options.resume, labels=labels)
     state = team.broadcast(state)
     photographs = None
     if options.val:
@@ -171,18 +188,19 @@ def open_run(options: TrainOptions, team: Team) -> Run:
         if kind != "aflw2000" or not folder:
             raise InvalidInputError(f"Expected aflw2000:DIR for --val, got '{options.val}'.")
         photographs = load_aflw2000(folder) if team.leads else None
-    samples, held_out = open_source(options.data, options.sources, face_model, config.model.input_size, team)
-    default_interval = max(1, config.steps // 10) if labels == "points" else 1000
+    sources = open_sources(options.data, options.sources, face_model, config.model.input_size, team)
+    fine_tunes = start is not None or options.points_alone
     run_options = RunOptions(
         out=options.out,
         minutes=options.minutes,
         device=options.device,
         bf16=options.bf16,
-        evaluate_every=options.evaluate_every or default_interval,
+        compile=options.compile,
+        evaluate_every=options.evaluate_every or (max(1, config.steps // 10) if fine_tunes else 1000),
         data=data_label(options.data),
         command="python -m training.train " + " ".join(sys.argv[1:]),
     )
-    return Run(config, samples, held_out, face_model, run_options, photographs, state, team, start)
+    return Run(config, sources, face_model, run_options, photographs, state, team, start)
 
 
 @command(interrupted="what was rendered is kept")  # a run in progress takes Ctrl-C as its flag
@@ -195,8 +213,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.INFO if team.leads else logging.WARNING, format="%(asctime)s %(message)s")
         run = open_run(options, team)
         finished = run.train()
-        for line in report_skipped(run.samples):
-            logger.warning(line)
+        for source in run.mixture.sources:
+            for line in report_skipped(source.samples):
+                logger.warning(line)
     if finished:
         logger.info("done: best held-out NME %.3f %%, %s", run.best, options.out / "best.pth")
     else:

@@ -11,7 +11,8 @@ from tests.training.conftest import make_face_model, plausible_params
 from tests.training.test_train import CONFIG, Memory
 from training.config import TrainConfig
 from training.learning.distributed import Team, join_team
-from training.learning.run import Run, RunOptions, mean_losses
+from training.learning.mixture import Source, mean_losses
+from training.learning.run import Run, RunOptions
 from training.learning.state import open_run_folder
 
 BATCH = {"batch_size": 8, "micro_batch": 4, "steps": 4, "warmup_steps": 1}
@@ -22,7 +23,7 @@ def make_run(out: Path, config: TrainConfig, team: Team, *, resume: bool = False
     samples, held_out = Memory(plausible_params(11, size=40)), Memory(plausible_params(5, size=40, seed=1))
     options = RunOptions(out=out, log_every=1, evaluate_every=2, tensorboard=False, command="test")
     state = team.broadcast(open_run_folder(out, config, model, resume=resume) if team.leads else None)
-    return Run(config, samples, held_out, model, options, state=state, team=team)
+    return Run(config, [Source(samples=samples, held_out=held_out)], model, options, state=state, team=team)
 
 
 def train(out: Path, team: Team) -> tuple[list[float], Run]:

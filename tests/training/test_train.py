@@ -23,10 +23,10 @@ from training.learning import sources
 from training.learning.distributed import Team
 from training.learning.forward import pick_device
 from training.learning.interruption import interruption
-from training.learning.losses import Losses
+from training.learning.mixture import Source, StepLosses, step_indices
 from training.learning.optimization import learning_rate
 from training.learning.read_ahead import ReadAhead
-from training.learning.run import Run, RunOptions, part_generator, part_seed, step_indices, whitening
+from training.learning.run import Run, RunOptions, part_generator, part_seed, whitening
 from training.learning.sources import match_face_model
 from training.learning.state import STATE_NAME, open_run_folder
 from training.model import CLN
@@ -74,7 +74,7 @@ def make_run(face_model: FaceModel, make_params, tmp_path: Path):
         )
         state = open_run_folder(run_options.out, config, model, resume=resume)
         samples, held_out = Memory(make_params(11, size=40)), Memory(make_params(5, size=40, seed=1))
-        return Run(config, samples, held_out, model, run_options, state=state)
+        return Run(config, [Source(samples=samples, held_out=held_out)], model, run_options, state=state)
 
     return make
 
@@ -123,8 +123,8 @@ def test_micro_batches_add_up_to_the_whole_batch_s_step(make_run) -> None:
 
 
 def test_parts_of_a_step_are_the_step_s_samples_and_draw_on_their_own() -> None:
-    parts = [step_indices(50, 12, 0, 3, part, 3) for part in range(3)]
-    assert sorted(np.concatenate(parts)) == step_indices(50, 12, 0, 3).tolist()
+    parts = [step_indices(50, 12, (0,), 3, part, 3) for part in range(3)]
+    assert sorted(np.concatenate(parts)) == step_indices(50, 12, (0,), 3).tolist()
     drawn = []
     for part in range(3):
         torch.manual_seed(part_seed(7, 3, part))
@@ -160,7 +160,7 @@ def test_ctrl_c_ends_the_step_saves_and_can_be_resumed(make_run) -> None:
     run, steps = make_run("run"), []
     make_step = run.train_step
 
-    def interrupted(ahead: ReadAhead) -> Losses:
+    def interrupted(ahead: ReadAhead) -> StepLosses:
         steps.append(run.step)
         if run.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
@@ -309,9 +309,10 @@ def test_nothing_to_resume_is_said_at_once(make_run) -> None:
 
 def test_gradients_that_are_not_finite_change_nothing(make_run) -> None:
     run = make_run("run")
-    run.samples.params = run.samples.params.copy()
+    samples = run.mixture.sources[0].samples
+    samples.params = samples.params.copy()
     before = [value.clone() for value in (*run.model.state_dict().values(), *run.average.model.state_dict().values())]
-    run.samples.params[:] = np.nan
+    samples.params[:] = np.nan
     run.train_step()
     after = [*run.model.state_dict().values(), *run.average.model.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))  # the statistics of batch norm, too
@@ -326,15 +327,15 @@ def test_a_forward_pass_that_overflows_leaves_no_trace(
 ) -> None:
     run = make_run("run")
     norm = run.model.global_stream[0].norm3
-    losses = run.supervision.losses
+    losses = run.mixture.losses
 
-    def overflowing(batch: object, forward: object, model: CLN) -> Losses:
+    def overflowing(batch: object, forward: object, model: CLN) -> StepLosses:
         result = losses(batch, forward, model)
         norm.running_mean.data.fill_(torch.inf)  # as a float16 forward pass leaves it
         return result if finite_gradient else dataclasses.replace(result, total=result.total * torch.inf)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.supervision, "losses", overflowing)
+        patch.setattr(run.mixture, "losses", overflowing)
         run.train_step()
     assert run.bad_steps == 1
     for _ in range(3):
@@ -374,11 +375,11 @@ def test_batches_are_made_ahead_in_order_and_an_error_comes_when_its_turn_has() 
 
 
 def test_an_epoch_shows_every_sample_once() -> None:
-    picked = np.concatenate([step_indices(12, 4, 0, step) for step in range(6)])
+    picked = np.concatenate([step_indices(12, 4, (0,), step) for step in range(6)])
     assert np.bincount(picked).tolist() == [2] * 12
     assert sorted(picked[:12]) == list(range(12))
-    assert (step_indices(12, 4, 0, 1) == step_indices(12, 4, 0, 1)).all()
-    across = np.concatenate([step_indices(10, 4, 0, step) for step in range(5)])  # a step may span two epochs
+    assert (step_indices(12, 4, (0,), 1) == step_indices(12, 4, (0,), 1)).all()
+    across = np.concatenate([step_indices(10, 4, (0,), step) for step in range(5)])  # a step may span two epochs
     assert np.bincount(across).tolist() == [2] * 10
 
 
@@ -479,10 +480,10 @@ def test_labelled_data_is_parted_trained_on_and_named_without_its_path(
     arguments = ["--data", f"300w-lp:{tmp_path / 'LP'}", "--out", str(tmp_path / "run"), "--device", "cpu"]
     arguments += ["--threads", "1", "--held-out", "3", "--steps", "2"]
     run = train.open_run(train.parse_arguments(arguments), Team())
-    assert len(run.samples) in (5, 6)  # three are held out, and their photographs' other faces
+    assert len(run.mixture) in (5, 6)  # three are held out, and their photographs' other faces
     assert train.main(arguments) == 0
     checkpoint = load_checkpoint(tmp_path / "run" / "best.pth")
-    assert checkpoint.training["data"] == "300w-lp:LP" and checkpoint.training["samples"] == len(run.samples)
+    assert checkpoint.training["data"] == "300w-lp:LP" and checkpoint.training["samples"] == len(run.mixture)
 
 
 def test_fine_tuning_starts_where_a_checkpoint_ended(labelled: list, make_run, tmp_path: Path, capsys) -> None:

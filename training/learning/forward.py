@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import torch
 from torch import Tensor, nn
 
@@ -46,3 +49,18 @@ class Forward(nn.Module):
         with torch.autocast(crops.device.type, self.dtype, enabled=self.dtype is not None):
             features = self.model.features(crops)
         return self.model.head(features.float())
+
+
+def compiled(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module compiled by torch.compile at its first call.
+
+    Raises:
+        EngineUnavailableError: It would need a C++ compiler, and there is none.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise EngineUnavailableError(
+            f"--compile: expected a C++ compiler, found no '{compiler}'; install one (apt-get install g++), or omit it."
+        )
+    result: nn.Module = torch.compile(module, dynamic=False)
+    return result

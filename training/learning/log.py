@@ -11,7 +11,7 @@ from typing import Any
 
 from runtime.files import write_atomically
 from training.evaluation.accuracy import Accuracy
-from training.learning.losses import Losses, PointLosses
+from training.learning.mixture import StepLosses
 
 RECORD_NAME = "run.json"
 
@@ -72,9 +72,9 @@ def source_revision() -> str | None:
         return None
 
 
-def loss_figures(losses: Losses | PointLosses, rate: float, throughput: float) -> dict[str, float]:
+def loss_figures(losses: StepLosses, rate: float, throughput: float) -> dict[str, float]:
     """One log line of the training loss."""
-    terms = {name: float(term.detach()) for name, term in vars(losses).items()}
+    terms = {name: float(term) for name, term in {"total": losses.total, **losses.terms}.items()}
     return {**terms, "learning_rate": rate, "images_per_second": throughput}
 
 

@@ -13,7 +13,6 @@ GPU has it, else float16 with a scaled loss. Head, losses and weights are float3
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import logging
 import math
@@ -25,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -35,18 +33,15 @@ from runtime.files import write_atomically
 from training.checkpoint import Checkpoint, dump, save_checkpoint
 from training.config import TrainConfig
 from training.data.aflw2000 import AnnotatedFace
-from training.data.landmarks import LandmarkSamples
-from training.data.samples import Samples
-from training.evaluation.accuracy import evaluate_real, torch_predictor
+from training.evaluation.accuracy import Predict, evaluate_real, torch_predictor
 from training.learning.distributed import Team, gradients_kept
-from training.learning.forward import Forward, stream_dtype
+from training.learning.forward import Forward, compiled, stream_dtype
 from training.learning.interruption import interruption
 from training.learning.log import RECORD_NAME, MetricsLog, NoLog, accuracy_figures, loss_figures, source_revision
-from training.learning.losses import Losses, PointLosses
+from training.learning.mixture import MixedBatch, Mixture, Source, StepLosses, mean_losses
 from training.learning.optimization import Average, learning_rate, make_optimizer
 from training.learning.read_ahead import ReadAhead
 from training.learning.state import STATE_FORMAT, STATE_NAME, plain
-from training.learning.supervision import Batch, ParamSupervision, Terms, supervise
 from training.model import CLN
 
 logger = logging.getLogger(__name__)
@@ -59,7 +54,7 @@ _OF_CROPS = 0x5DEECE66D
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run needs beside its config; of it only `device` and `bf16` change the weights that `steps` steps give."""
+    """What a run needs beside its config; of it `device`, `bf16` and `compile` alone change a run's weights."""
 
     out: Path
     minutes: float | None = None
@@ -68,6 +63,8 @@ class RunOptions:
     """`cpu` or `cuda`."""
     bf16: bool = False
     """On the CPU, autocast the streams to bfloat16; head, losses and weights stay in float32. A GPU always mixes."""
+    compile: bool = False
+    """Compile the step (torch.compile): minutes before the first one, then faster."""
     log_every: int = 50
     evaluate_every: int = 1000
     data: str = ""
@@ -81,8 +78,7 @@ class Run:
     def __init__(
         self,
         config: TrainConfig,
-        samples: Samples | LandmarkSamples,
-        held_out: Samples | LandmarkSamples,
+        sources: Sequence[Source],
         face_model: FaceModel,
         options: RunOptions,
         photographs: list[AnnotatedFace] | None = None,
@@ -92,7 +88,7 @@ class Run:
     ) -> None:
         """Set up a new run, perhaps with a checkpoint's weights, or go on from a state (see `open_run_folder`).
 
-        Samples with points alone need one or the other.
+        A run without any source of params needs one or the other.
         """
         self.config, self.options, self.face_model = config, options, face_model
         self.team = team or Team()
@@ -106,25 +102,21 @@ class Run:
         # Float16 gradients vanish below 6e-8: the loss is scaled up, and the gradients back before they are clipped.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.stream_dtype == torch.float16)
         began = (start and start.state_dict) if state is None else state.get("start")
-        self.supervision = supervise(config, samples, held_out, face_model, self.device, began)
+        self.mixture = Mixture(config, sources, face_model, self.device, self.parts, began)
         torch.manual_seed(config.seed)
         self.model = CLN(config.model).to(self.device, memory_format=torch.channels_last)
         if start is not None:
             self.model.load_state_dict(dict(start.state_dict))
         elif state is None:
-            self.model.set_whitening(*label_statistics(self.supervision, config.seed))
-        self.forward = self.team.wrap(Forward(self.model, self.stream_dtype))
+            self.model.set_whitening(*label_statistics(self.mixture, config.seed))
+        step_forward = Forward(self.model, self.stream_dtype)
+        self.forward = self.team.wrap(compiled(step_forward, self.device) if options.compile else step_forward)
         self.optimizer = make_optimizer(config, self.model)
         self.step, self.best, self.bad_steps = 0, math.inf, 0
         if state is None:
             self.average = Average(self.model, config.ema_decay)
         else:
             self._restore(state)
-
-    @property
-    def samples(self) -> Samples | LandmarkSamples:
-        """What is trained on."""
-        return self.supervision.samples
 
     def train(self) -> bool:
         """Go on to the last step; False if interrupted before it."""
@@ -150,7 +142,7 @@ class Run:
                 bar.update()
                 if self.step % self.options.log_every == 0:
                     rate = (self.step - first) * self.config.batch_size / (time.monotonic() - started)
-                    self.team.average([value for value in vars(losses).values()])
+                    self.team.average([losses.total, *losses.terms.values()])
                     log.write(self.step, loss_figures(losses, learning_rate(self.config, self.step - 1), rate))
                 if self.step % self.options.evaluate_every == 0 or self.step == self.config.steps:
                     if self.team.leads:
@@ -160,7 +152,7 @@ class Run:
             self.save()
         return self.step >= self.config.steps
 
-    def train_step(self, ahead: ReadAhead[tuple[int, int], Batch] | None = None) -> Losses | PointLosses:
+    def train_step(self, ahead: ReadAhead[tuple[int, int], MixedBatch] | None = None) -> StepLosses:
         """One step of the optimiser; the losses are of this process's parts of the batch, without gradient.
 
         Args:
@@ -180,17 +172,14 @@ class Run:
         self.step += 1
         return mean_losses(losses)
 
-    def prepare(self, key: tuple[int, int]) -> Batch:
+    def prepare(self, key: tuple[int, int]) -> MixedBatch:
         """The batch of a step and one of its parts; any thread may call it."""
-        step, part = key
-        config = self.config
-        indices = step_indices(len(self.samples), config.batch_size, config.seed, step, part, self.parts)
-        return self.supervision.prepare(indices, part_generator(self.device, config.seed, step, part))
+        return self.mixture.prepare(*key, part_generator(self.device, self.config.seed, *key))
 
     def evaluate(self) -> dict[str, float]:
         """Figures of the averaged weights; keeps the checkpoint when it is the best on held-out faces."""
         predict, size = torch_predictor(self.average.model), self.config.model.input_size
-        figures = accuracy_figures("held_out", self.supervision.accuracy(predict))
+        figures = self._held_out_figures(predict)
         if self.photographs:
             real = evaluate_real(predict, size, self.face_model, self.photographs, progress=False)
             figures |= accuracy_figures("photographs", real)
@@ -200,12 +189,21 @@ class Run:
             save_checkpoint(self.options.out / "best.pth", self.checkpoint(figures))
         return figures
 
+    def _held_out_figures(self, predict: Predict) -> dict[str, float]:
+        accuracies = self.mixture.accuracy(predict)
+        if len(accuracies) == 1:
+            return accuracy_figures("held_out", *accuracies.values())
+        figures = {"held_out_nme": self.mixture.mean_nme(accuracies)}
+        for name, accuracy in accuracies.items():
+            figures |= accuracy_figures(f"held_out_{name}", accuracy)
+        return figures
+
     def checkpoint(self, figures: Mapping[str, float]) -> Checkpoint:
         """The averaged weights with what belongs to them."""
         training = {
             "config": plain(self.config.to_dict()),
             "step": self.step,
-            "samples": len(self.samples),
+            "samples": len(self.mixture),
             "data": self.options.data,
             "device": self.options.device,
             "streams": str(self.stream_dtype or torch.float32).removeprefix("torch."),
@@ -229,8 +227,8 @@ class Run:
             "model_config": self.config.model.to_dict(),
             "config": plain(self.config.to_dict()),
             "face_model_sha256": self.face_model.sha256,
-            "labels": self.supervision.labels,
-            "start": self.supervision.state(),
+            "labels": self.mixture.labels,
+            "start": self.mixture.state(),
             "step": self.step,
             "best": self.best,
             "model": self.model.state_dict(),
@@ -240,15 +238,15 @@ class Run:
         }
         write_atomically(self.options.out / STATE_NAME, dump(state))
 
-    def _reading_ahead(self) -> ReadAhead[tuple[int, int], Batch]:
+    def _reading_ahead(self) -> ReadAhead[tuple[int, int], MixedBatch]:
         keys = ((step, part) for step in range(self.step, self.config.steps) for part in self.own_parts)
         return ReadAhead(self.prepare, keys)
 
-    def _backward(self, batch: Batch) -> Losses | PointLosses:
+    def _backward(self, batch: MixedBatch) -> StepLosses:
         """Add one part's share of the batch's gradient."""
-        losses = self.supervision.losses(batch, self.forward, self.model)
+        losses = self.mixture.losses(batch, self.forward, self.model)
         self.scaler.scale(losses.total / len(self.own_parts)).backward()
-        return losses
+        return losses.detach()
 
     def _log(self) -> MetricsLog | NoLog:
         """Where the figures go: nowhere but in the team's first process."""
@@ -310,24 +308,15 @@ def part_generator(device: torch.device, seed: int, step: int, part: int = 0) ->
     return torch.Generator(device).manual_seed(part_seed(seed, step, part) ^ _OF_CROPS)
 
 
-def step_indices(count: int, batch: int, seed: int, step: int, part: int = 0, parts: int = 1) -> NDArray[np.int64]:
-    """The samples of one of a step's parts, or of the whole step.
+def label_statistics(mixture: Mixture, seed: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (62,) of some params as training will see them, those of the first that has any.
 
-    They are consecutive in one random permutation for each epoch, and sorted for the disk's sake.
+    Raises:
+        InvalidInputError: All labels are points alone.
     """
-    size = batch // parts
-    start = step * batch + part * size
-    positions = np.arange(start, start + size)
-    epochs = positions // count
-    picked = [
-        np.random.default_rng((seed, int(epoch))).permutation(count)[positions[epochs == epoch] % count]
-        for epoch in np.unique(epochs)
-    ]
-    return np.sort(np.concatenate(picked))
-
-
-def label_statistics(supervision: ParamSupervision, seed: int) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (62,) of some samples' labels as training will see them."""
+    supervision = mixture.with_params
+    if supervision is None:
+        raise InvalidInputError("Expected labels with params, or a trained network's whitening, got points alone.")
     generator = part_generator(supervision.device, seed, -1)
     total = len(supervision.samples)
     count = min(total, WHITENING_SAMPLES)
@@ -346,10 +335,3 @@ def whitening(params: Tensor) -> tuple[Tensor, Tensor]:
 def all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether there is neither NaN nor infinity in any of them."""
     return bool(torch.cat([tensor.flatten() for tensor in tensors]).isfinite().all())
-
-
-def mean_losses(losses: Sequence[Terms]) -> Terms:
-    """The mean of each term, without gradient."""
-    kind = type(losses[0])
-    terms = [field.name for field in dataclasses.fields(kind)]
-    return kind(**{name: torch.stack([getattr(one, name).detach() for one in losses]).mean() for name in terms})

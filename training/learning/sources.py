@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from training.data.catalog import KINDS_WITH_PARAMS, KINDS_WITH_POINTS, hold_out
 from training.data.landmarks import LandmarkSamples
 from training.data.samples import HELD_OUT_SEED, Samples, SyntheticSamples, image_size, parse_synthetic
 from training.learning.distributed import Team
+from training.learning.mixture import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,43 +32,89 @@ class SourceOptions:
     """Folder of CC0 assets that synthetic faces are rendered with."""
 
 
-def labels_of(data: str) -> str:
-    """What labels a `--data` has: `params` or `points`."""
-    return "points" if data.partition(":")[0] in KINDS_WITH_POINTS else "params"
+@dataclass(frozen=True, kw_only=True)
+class DataShare:
+    """One `--data`: a set, and its share of a batch, relative to the others'."""
+
+    data: str
+    """KIND:DIR or synthetic:N[:CACHE]."""
+    share: float = 1.0
+
+    @property
+    def kind(self) -> str:
+        """What stands before the first colon."""
+        return self.data.partition(":")[0]
+
+    @property
+    def labels(self) -> str:
+        """What its faces are labelled with: `params` or `points`."""
+        return "points" if self.kind in KINDS_WITH_POINTS else "params"
 
 
-def data_label(text: str) -> str:
+def parse_data(text: str) -> DataShare:
+    """`[SHARE@]KIND:DIR`: an @ before the first colon ends a share, one behind it belongs to the folder.
+
+    Raises:
+        InvalidInputError: The share is no positive number.
+    """
+    share, at, data = text.partition("@")
+    if not at or ":" in share:
+        return DataShare(data=text)
+    try:
+        value = float(share)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise InvalidInputError(f"Expected a positive number before the @ of --data {text}, got '{share}'; change it.")
+    return DataShare(data=data, share=value)
+
+
+def data_label(sets: Sequence[DataShare]) -> str:
     """What a checkpoint says of its data: no path in it."""
-    kind, _, rest = text.partition(":")
-    return f"{kind}:{rest.partition(':')[0] if kind == 'synthetic' else Path(rest).resolve().name}"
+    labels = []
+    for one in sets:
+        kind, _, rest = one.data.partition(":")
+        share = f"{one.share:g}@" if len(sets) > 1 else ""
+        labels.append(f"{share}{kind}:{rest.partition(':')[0] if kind == 'synthetic' else Path(rest).resolve().name}")
+    return " + ".join(labels)
 
 
-def match_face_model(config: TrainConfig, face_model: FaceModel, labels: str = "params") -> TrainConfig:
+def match_face_model(config: TrainConfig, face_model: FaceModel, *, with_params: bool = True) -> TrainConfig:
     """The config with as many coefficients as the face model has, and without flips where it can't mirror params."""
     counts: dict[str, Any] = {"shape_count": face_model.shape_count, "expression_count": face_model.expression_count}
     augment = config.augment
-    if labels == "params" and not face_model.can_mirror:
+    if with_params and not face_model.can_mirror:
         augment = dataclasses.replace(augment, flip_probability=0.0)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **counts), augment=augment)
 
 
-def open_source(
-    data: str, options: SourceOptions, face_model: FaceModel, crop_size: int, team: Team
-) -> tuple[Samples, Samples] | tuple[LandmarkSamples, LandmarkSamples]:
-    """Samples to train on, and held-out ones; synthetic ones are rendered where they are missing.
+def open_sources(
+    sets: Sequence[DataShare], options: SourceOptions, face_model: FaceModel, crop_size: int, team: Team
+) -> list[Source]:
+    """Samples to train on, and held-out ones, of each set; synthetic ones are rendered where they are missing.
 
     Args:
-        data: KIND:DIR or synthetic:N[:CACHE].
+        sets: What `--data` names.
         options: How they are opened.
         face_model: That params are for.
         crop_size: The network's.
         team: All its processes must call.
 
     Raises:
-        InvalidInputError: `data` can't be meant, or has too few samples.
+        InvalidInputError: A set can't be meant, or has too few samples.
         MismatchError: Its labels are another face model's.
         FileNotFoundError, FileFormatError: A data set's file is missing or damaged.
     """
+    sources = []
+    for one in sets:
+        samples, held_out = _open(one.data, options, face_model, crop_size, team)
+        sources.append(Source(samples=samples, held_out=held_out, share=one.share, name=one.kind))
+    return sources
+
+
+def _open(
+    data: str, options: SourceOptions, face_model: FaceModel, crop_size: int, team: Team
+) -> tuple[Samples, Samples] | tuple[LandmarkSamples, LandmarkSamples]:
     size = image_size(crop_size)
     if data.startswith("synthetic"):
         return _open_synthetic(data, options, face_model, size, team)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ _MAY_CHANGE = ("name", "model", "steps", "augment")
 
 
 def open_run_folder(
-    out: Path, config: TrainConfig, face_model: FaceModel, *, resume: bool, labels: str = "params"
+    out: Path, config: TrainConfig, face_model: FaceModel, *, resume: bool, labels: Sequence[str] = ("params",)
 ) -> dict[str, Any] | None:
     """The state to resume from, or None for a new run: checked before any time is spent.
 
@@ -47,11 +47,11 @@ def open_run_folder(
         raise MismatchError(f"{path} is of another network; give the --config it was started with.")
     if state["face_model_sha256"] != face_model.sha256:
         raise MismatchError(f"{path} is for another face model; give the one it was started with.")
-    before = state.get("labels", "params")  # older states are of params
-    if before != labels:
+    before, now = state.get("labels", "params"), " + ".join(labels)  # older states are of params
+    if before != now:
         raise MismatchError(
-            f"{path}: expected data that is labelled with {before}, as the run was started with, got {labels}; give "
-            "such data, or another --out with --init."
+            f"{path}: expected data that is labelled with {before}, as the run was started with, got {now}; give such "
+            "data, or another --out with --init."
         )
     check_recipe(path, state, config)
     return state

@@ -10,15 +10,16 @@ its looks are changed, where they are best.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from runtime.errors import InvalidInputError
 from runtime.face_model import FaceModel
 from training.config import TrainConfig
 from training.data.landmarks import LandmarkLabels, LandmarkSamples, PointFace
@@ -29,8 +30,6 @@ from training.evaluation.photographs import study_points
 from training.learning.augment import augmented_crops, augmented_points
 from training.learning.losses import FaceLoss, Losses, PointLoss, PointLosses
 from training.model import CLN, reparameterize
-
-Terms = TypeVar("Terms", Losses, PointLosses)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,8 +63,8 @@ class Supervision(Protocol):
     def prepare(self, indices: NDArray[np.int64], generator: torch.Generator) -> Batch:
         """Some samples' crops, by the generator's random numbers, on its device; any thread may call it."""
 
-    def losses(self, batch: Any, forward: Callable[[Tensor], Tensor], model: CLN) -> Losses | PointLosses:
-        """Losses of what `prepare` gave; `forward` is the training step's way through `model`, to whitened params."""
+    def losses(self, batch: Any, whitened: Tensor, model: CLN) -> Losses | PointLosses:
+        """Losses of the whitened params (B, 62) that `model` made of what `prepare` gave."""
 
     def accuracy(self, predict: Predict) -> Accuracy:
         """How near the faces held out come."""
@@ -96,9 +95,9 @@ class ParamSupervision:
             crops, truth = augmented_crops(images, params, self._decoder, size, augment, generator)
         return ParamBatch(crops=crops, truth=truth)
 
-    def losses(self, batch: ParamBatch, forward: Callable[[Tensor], Tensor], model: CLN) -> Losses:
+    def losses(self, batch: ParamBatch, whitened: Tensor, model: CLN) -> Losses:
         """See `Supervision`."""
-        return self._loss(forward(batch.crops), batch.truth, model.whiten, model.dewhiten)
+        return self._loss(whitened, batch.truth, model.whiten, model.dewhiten)
 
     def accuracy(self, predict: Predict) -> Accuracy:
         """See `Supervision`."""
@@ -121,17 +120,28 @@ class PointSupervision:
         held_out: LandmarkSamples,
         face_model: FaceModel,
         device: torch.device,
-        start: Mapping[str, Tensor],
+        start: Mapping[str, Tensor] | None,
     ) -> None:
-        """For samples, others that are held out, and the weights of the network that the run started from."""
+        """For samples, others that are held out, and the weights of the network that the run started from, if any.
+
+        Raises:
+            InvalidInputError: There are none, and `loss.anchor` needs them.
+        """
         self.samples = samples
         self._config, self._held_out, self._face_model, self.device = config, held_out, face_model, device
         self._faces: list[PointFace] | None = None
         self._loss = PointLoss(config.loss, Decoder(face_model).to(device), config.model.input_size)
-        self._start = dict(start)
-        network = CLN(config.model)
-        network.load_state_dict(self._start)
-        self._starting = reparameterize(network.eval()).to(device)
+        self._start = dict(start or {})
+        self._starting: CLN | None = None
+        if self._start:
+            network = CLN(config.model)
+            network.load_state_dict(self._start)
+            self._starting = reparameterize(network.eval()).to(device)
+        elif config.loss.anchor:
+            raise InvalidInputError(
+                "loss.anchor: expected --init CHECKPOINT, whose answers hold those of the network, got none; give one, "
+                "or set it to 0."
+            )
 
     def prepare(self, indices: NDArray[np.int64], generator: torch.Generator) -> PointBatch:
         """See `Supervision`."""
@@ -141,11 +151,13 @@ class PointSupervision:
             crops, plain, truth = augmented_points(images, labels, size, augment, generator)
         return PointBatch(crops=crops, plain=plain, truth=truth)
 
-    def losses(self, batch: PointBatch, forward: Callable[[Tensor], Tensor], model: CLN) -> PointLosses:
+    def losses(self, batch: PointBatch, whitened: Tensor, model: CLN) -> PointLosses:
         """See `Supervision`."""
         with torch.no_grad():
-            starting = self._starting.forward_whitened(batch.plain)
-        return self._loss(forward(batch.crops), batch.truth, starting, model.dewhiten)
+            # Without an anchor its term is 0, and nobody waits for the starting network.
+            anchored = self._starting is not None and self._loss.config.anchor
+            starting = self._starting.forward_whitened(batch.plain) if anchored else whitened.detach()
+        return self._loss(whitened, batch.truth, starting, model.dewhiten)
 
     def accuracy(self, predict: Predict) -> Accuracy:
         """See `Supervision`; faces whose image can't be read are left out, and counted."""
