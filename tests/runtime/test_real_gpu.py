@@ -122,6 +122,17 @@ def test_a_frame_gives_the_same_wherever_it_is(plan, frame):
 
 @pytest.mark.gpu
 @on_gpu
+def test_a_frame_of_pycuda(plan, frame):
+    """As the README hands it: in the primary context, which is the one that CUDA's runtime uses."""
+    pytest.importorskip("pycuda.autoprimaryctx")
+    gpuarray = pytest.importorskip("pycuda.gpuarray")
+    with Reconstructor(plan) as reconstruct:
+        faces, expected = reconstruct(gpuarray.to_gpu(frame), BOXES), reconstruct(frame, BOXES)
+        np.testing.assert_array_equal([face.params for face in faces], [face.params for face in expected])
+
+
+@pytest.mark.gpu
+@on_gpu
 def test_a_frame_that_another_stream_is_still_making(plan, frame):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
