@@ -3,9 +3,9 @@
 Addresses and stream handles are plain integers. Copies that the host doesn't wait for read and write pinned memory
 alone: only there is such a copy truly asynchronous, and only there may a CUDA graph repeat it.
 
-Why not `cuda-core`: it has streams, events, graphs and buffers, but no copies in two dimensions or of a part of a buffer,
-and doesn't say which GPU an address belongs to; so these bindings would stay, and it would become a second dependency
-of every plan, where now only kernels need it.
+Why not `cuda-core`: it has streams, events, graphs and buffers, but no copies in two dimensions or of a part of a
+buffer, and doesn't say which GPU another library's address belongs to; so these bindings would stay, and it would
+become a second dependency of every plan, where now only kernels need it.
 """
 
 from __future__ import annotations
