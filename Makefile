@@ -8,8 +8,8 @@ OUT ?= out
 
 demo: .venv/installed-export
 	$(BIN)/python -m export.build_engine checkpoints/edge.pth --out $(OUT)/edge.engine
-	$(BIN)/python -m runtime examples/astronaut.jpg --engine $(OUT)/edge.onnx --out $(OUT)
-	@echo "Look at $(OUT)/astronaut.png; open $(OUT)/astronaut_0.obj in a mesh viewer."
+	$(BIN)/python -m runtime examples/astronaut.jpg --engine $(OUT)/edge.onnx --save json,picture,obj,ply --out $(OUT)
+	@echo "Look at $(OUT)/astronaut_faces.jpg; open $(OUT)/astronaut_0.obj in a mesh viewer."
 
 test: .venv/installed-dev .venv/installed-triton
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""`python -m runtime PHOTO… --out DIR`: reconstructs the faces of photographs into JSON, a picture and meshes.
+"""`python -m runtime PHOTO… --out DIR`: the faces of photographs as JSON and a picture; as meshes, maps and tables.
 
 Photographs, folders of them and patterns may be mixed. What cannot be done is skipped and named at the end; run again,
 the command does what is not finished yet. It replaces no file that it did not write itself. Exit status: 0 all done,
@@ -19,9 +19,10 @@ from typing import Any
 from runtime import FileFormatError, InvalidInputError, Reconstructor
 from runtime.batches import Outcome, Run, process
 from runtime.command import Exit, command, exit_status, print_error
+from runtime.drawing import DRAWERS
 from runtime.items import Item, Work, check_names, collect, with_stems
 from runtime.results import Results
-from runtime.savers import DEFAULT_SAVERS, SAVERS, check_savers
+from runtime.savers import DEFAULT_PARTS, DEFAULT_SAVERS, SAVERS, check_draw, check_savers
 
 _FOLDER_BATCH = 32
 _LINES = 20  # items up to which each has its own line
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.batch is not None and options.batch < 1:
         raise InvalidInputError(f"--batch: expected at least 1, got {options.batch}")
-    savers = check_savers([name for name in options.save.split(",") if name])
+    savers, parts = check_savers(_names(options.save)), check_draw(_names(options.draw))
     results = Results(options.out, overwrite=options.overwrite)
     work = collect(options.inputs, leave_out=results.made)
     items = with_stems(work.items, lambda stem, item: results.is_free(stem, item.path))
@@ -49,7 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Reconstructor(options.engine, face_model=options.face_model, threads=options.threads) as reconstruct:
         batch = options.batch or (_FOLDER_BATCH if many else 1)
         run = Run(
-            reconstruct=reconstruct, results=results, batch=batch, boxes=boxes, savers=savers, again=options.again
+            reconstruct=reconstruct,
+            results=results,
+            batch=batch,
+            boxes=boxes,
+            savers=savers,
+            parts=parts,
+            again=options.again,
         )
         outcomes = process(run, items)
         return _tell_sum(outcomes, len(items), work) if many else _tell_each(outcomes, options.out, savers)
@@ -72,18 +79,21 @@ def _tell_each(outcomes: Iterable[Outcome], out: Path, savers: Sequence[str]) ->
     return exit_status(skipped=skipped, total=total)
 
 
-_ENDINGS = {"json": ".json", "picture": ".png", "obj": "_*.obj", "ply": "_*.ply"}
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _describe(outcome: Outcome, out: Path, savers: Sequence[str]) -> str:
     faces, stem = outcome.faces, out / outcome.stem
     if outcome.finished:
         return f"{outcome.photo}: finished before ({stem}.*); --again does it again"
+    endings = [SAVERS[name].endings for name in savers if faces or "*" not in SAVERS[name].endings]
+    wrote = f"wrote {stem}{', '.join(endings)}" if endings else "wrote nothing"
     if not faces:
-        return f"{outcome.photo}: no face found; wrote {stem}.json and .png (give boxes with --boxes to skip detection)"
+        return f"{outcome.photo}: no face found; {wrote} (give boxes with --boxes to skip detection)"
     angles = "; ".join(f"yaw {f.pose.yaw:+.0f}° pitch {f.pose.pitch:+.0f}° roll {f.pose.roll:+.0f}°" for f in faces)
     count = f"{len(faces)} face{'s' * (len(faces) > 1)}"
-    return f"{outcome.photo}: {count} ({angles}); wrote {stem}{', '.join(_ENDINGS.get(s, s) for s in savers)}"
+    return f"{outcome.photo}: {count} ({angles}); {wrote}"
 
 
 def _tell_sum(outcomes: Iterable[Outcome], total: int, work: Work) -> int:
@@ -164,12 +174,14 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
     add = parser.add_argument
+    kinds = "; ".join(f"{name} ({saver.about})" for name, saver in SAVERS.items())
     add("inputs", nargs="+", type=Path, metavar="PHOTO", help="image files, folders of them, patterns; mixed")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     add("--engine", type=Path, metavar="PATH", help=".onnx or .engine file (default: the bundled network)")
     add("--face-model", type=Path, metavar="FILE", help="face model (default: the bundled one)")
     add("--boxes", type=Path, metavar="FILE.json", help="face boxes instead of detection")
-    add("--save", default=",".join(DEFAULT_SAVERS), metavar="KINDS", help=f"what to write: some of {','.join(SAVERS)}")
+    add("--save", default=",".join(DEFAULT_SAVERS), metavar="KINDS", help=f"what to write: {kinds}")
+    add("--draw", default=",".join(DEFAULT_PARTS), metavar="PARTS", help=f"of the picture: some of {','.join(DRAWERS)}")
     add("--again", action="store_true", help="do photographs again that are finished")
     add("--overwrite", action="store_true", help="replace files in --out that this program did not write, too")
     add("--batch", type=int, metavar="N", help=f"faces in one call (default: 1, of many photos {_FOLDER_BATCH})")

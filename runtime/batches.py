@@ -32,7 +32,7 @@ from runtime.image import decode_image, read_bytes
 from runtime.items import Item
 from runtime.reconstructor import Prepared, Reconstructor
 from runtime.results import Results
-from runtime.savers import DEFAULT_SAVERS, Photograph, save
+from runtime.savers import DEFAULT_PARTS, DEFAULT_SAVERS, Photograph, save
 
 RESULTS_VERSION = 1
 """Part of the settings: another version's results are not taken for finished."""
@@ -66,6 +66,8 @@ class Run:
     boxes: Mapping[Path, Any] = field(default_factory=dict)
     """Face boxes of some photographs, by their path; the others go through the detector."""
     savers: Sequence[str] = DEFAULT_SAVERS
+    parts: Sequence[str] = DEFAULT_PARTS
+    """What is drawn into pictures."""
     again: bool = False
     """Whether photographs that are finished are done again."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +79,7 @@ class Run:
             "version": RESULTS_VERSION,
             "engine": self.reconstruct.engine.manifest.to_json(),
             "savers": list(self.savers),
+            "parts": list(self.parts),
             "boxes": self.boxes.get(item.path),
             **self.settings,
         }
@@ -232,7 +235,7 @@ def _write(run: Run, read: _Read, faces: list[Face] | str) -> Outcome:
         return Outcome(photo=item.path, stem=item.stem, finished=True)
     if error is not None or read.image is None or isinstance(faces, str):
         return Outcome(photo=item.path, error=error)
-    photo = Photograph(name=item.path.name, image=read.image, faces=faces, notes=read.notes)
+    photo = Photograph(name=item.path.name, image=read.image, faces=faces, notes=read.notes, parts=run.parts)
     try:
         run.results.save(item.stem, item.path, read.content, read.settings, partial(save, photo, run.savers))
     except Exception as problem:

@@ -40,6 +40,8 @@ _MESH_COLOR = np.array([235, 206, 170], dtype=np.float32)
 _LIGHT = np.array([0.45, -0.5, 0.75], dtype=np.float32)  # crop frame: from the upper right, towards the viewer
 _DOTS_FROM = 250  # pixels of a region's side: on smaller faces dots would hide what they mark
 _SUBPIXEL_BITS = 4
+_FINEST = 800  # pixels of a face's longer side, from when on its shade is drawn coarser and enlarged
+_HALF = np.array([0.5, 0.5, 0], dtype=np.float32)
 # A point drawn with a 16-bit coordinate or more would overflow OpenCV's fixed point; it is far outside any image.
 _FAR = 1 << 16
 
@@ -105,14 +107,22 @@ def _shade(canvas: Image, face: Face, opacity: float) -> None:
     if place is None:
         return
     left, top, right, bottom = place
-    moved = face.vertices - np.array([left, top, 0], dtype=np.float32)
-    raster = rasterize(moved, face.triangles, (bottom - top, right - left))
+    width, height = right - left, bottom - top
+    coarser = -(-max(width, height) // _FINEST)
+    columns, rows = -(-width // coarser), -(-height // coarser)
+    moved = (face.vertices + np.array([0.5 - left, 0.5 - top, 0], np.float32)) / np.float32(coarser) - _HALF
+    raster = rasterize(moved, face.triangles, (rows, columns))
     light = _LIGHT / np.linalg.norm(_LIGHT)
     shade = 0.1 + 0.9 * np.clip(vertex_normals(moved, face.triangles) @ light, 0, 1)
     levels = raster.interpolate(255 * shade[:, None])[..., 0].astype(np.uint8)
+    mask = raster.mask.view(np.uint8)
+    if coarser > 1:
+        size = (columns * coarser, rows * coarser)
+        levels = np.asarray(cv2.resize(levels, size, interpolation=cv2.INTER_LINEAR), np.uint8)[:height, :width]
+        mask = np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), np.uint8)[:height, :width]
     under = canvas[top:bottom, left:right]
     mixed = cv2.addWeighted(under, 1 - opacity, cv2.applyColorMap(levels, _SHADES), opacity, 0)
-    cv2.copyTo(mixed, raster.mask.view(np.uint8), dst=under)
+    cv2.copyTo(mixed, mask, dst=under)
 
 
 _SHADES = np.clip(np.arange(256)[:, None, None] / 255 * _MESH_COLOR + 0.5, 0, 255).astype(np.uint8)

@@ -155,17 +155,29 @@ class Face:
             object.__setattr__(self, name, value)
         self.__post_init__()
 
-    def save_obj(self, path: str | os.PathLike[str]) -> None:
-        """Writes the mesh as Wavefront OBJ (see `runtime.mesh_files` for its frame)."""
+    def save_obj(self, path: str | os.PathLike[str], *, colors: NDArray[np.uint8] | None = None) -> None:
+        """Writes the mesh as Wavefront OBJ (see `runtime.mesh_files` for its frame).
+
+        `colors` are RGB, uint8 (N, 3), one a vertex: `runtime.texture.vertex_colors(face, image)` takes them from the
+        photograph. Without them the face model's own texture coordinates are written.
+        """
         from runtime.mesh_files import write_obj
 
-        write_obj(path, self.vertices, self.triangles, uv=self.model.uv)
+        uv = self.model.uv if colors is None else None  # readers that find texture coordinates ignore colours
+        write_obj(path, self.vertices, self.triangles, uv=uv, colors=colors)
 
-    def save_ply(self, path: str | os.PathLike[str]) -> None:
-        """Writes the mesh as binary PLY (see `runtime.mesh_files` for its frame)."""
+    def save_ply(self, path: str | os.PathLike[str], *, colors: NDArray[np.uint8] | None = None) -> None:
+        """Writes the mesh as binary PLY (see `runtime.mesh_files` for its frame); `colors` as in `save_obj`."""
         from runtime.mesh_files import write_ply
 
-        write_ply(path, self.vertices, self.triangles)
+        write_ply(path, self.vertices, self.triangles, colors=colors)
+
+    def save_glb(self, path: str | os.PathLike[str], image: NDArray[np.uint8] | None = None) -> None:
+        """Writes the face as `.glb`, textured from `image`, the photograph it was found in (see `runtime.gltf`)."""
+        from runtime.files import write_atomically
+        from runtime.gltf import to_glb
+
+        write_atomically(path, to_glb(self, image))
 
 
 def _read_only(values: NDArray[Any]) -> NDArray[Any]:

@@ -184,8 +184,9 @@ def _draw(
         pixel = step + (row[part] * width + left[part] - begin)[span]
         z = start[part][span] + slope[part][span] * (step - begin[span]).astype(np.float32)
         triangle = drawn[part][span]
-        near = np.flatnonzero(z > depth[pixel])
-        # Where several write to a pixel, any one stays; those nearer than it write again, until none is.
+        near = np.flatnonzero(z > depth[pixel])[::-1]
+        # Where several write to a pixel, the last stays: the first triangle, as the order is reversed. Those nearer
+        # than it write again, until none is.
         while len(near):
             pixel, z, triangle = pixel[near], z[near], triangle[near]
             depth[pixel] = z

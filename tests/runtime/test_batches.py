@@ -39,7 +39,7 @@ def test_a_folder_gives_what_its_photos_give(folder, tmp_path, engine_file, caps
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps(boxes_for(folder)))
     photos = sorted(path for path in folder.iterdir() if path.stem.startswith("photo"))
-    options = ["--engine", str(engine_file), "--boxes", str(boxes), "--out"]
+    options = ["--engine", str(engine_file), "--boxes", str(boxes), "--save", "json,picture,obj,ply", "--out"]
     assert main([*map(str, photos), *options, str(tmp_path / "single")]) == 0
     capsys.readouterr()
     assert main([str(folder), "--batch", "3", *options, str(tmp_path / "many")]) == 0

@@ -26,15 +26,14 @@ def test_a_photo_gives_json_picture_and_meshes(tmp_path, capsys, engine_file):
     status, out, err = run(capsys, PHOTO, "--engine", engine_file, "--boxes", boxes, "--out", tmp_path / "o")
     assert status == 0 and err == "" and "2 faces" in out
     names = sorted(p.name for p in (tmp_path / "o").iterdir() if p.name != LIST_NAME)
-    meshes = [f"astronaut_{i}.{suffix}" for i in (0, 1) for suffix in ("obj", "ply")]
-    assert names == sorted(["astronaut.json", "astronaut.png", *meshes])
+    assert names == ["astronaut.json", "astronaut_faces.jpg"]
     record = json.loads((tmp_path / "o" / "astronaut.json").read_text())
     assert record["image"] == "astronaut.jpg" and len(record["faces"]) == 2
     face = record["faces"][0]
     assert {"box", "score", "params", "landmarks", "pose", "visible"} < set(face)
     assert set(face["pose"]) == {"yaw", "pitch", "roll"}
     assert face["box"] == BOX and len(face["params"]) == 62 and np.shape(face["landmarks"]) == (68, 3)
-    photo, picture = cv2.imread(PHOTO), cv2.imread(str(tmp_path / "o" / "astronaut.png"))
+    photo, picture = cv2.imread(PHOTO), cv2.imread(str(tmp_path / "o" / "astronaut_faces.jpg"))
     assert picture.shape == photo.shape and (picture != photo).any(axis=2).mean() > 0.001
 
 

@@ -45,18 +45,21 @@ def content(folder):
 
 
 def test_photographs_in_the_folder_of_results_and_other_programs_files_stay(tmp_path, run):
-    photo(tmp_path / "a.jpg"), photo(tmp_path / "b.jpg"), photo(tmp_path / "me.png")
+    photo(tmp_path / "a.jpg"), photo(tmp_path / "b.jpg"), photo(tmp_path / "me.jpg"), photo(tmp_path / "me_faces.jpg")
     (tmp_path / "b.json").write_text("a day of labelling")
     before = content(tmp_path)
-    status, _, err = run(tmp_path, "--out", tmp_path)
+    everything = ("--out", tmp_path, "--save", "json,picture,obj,ply")
+    status, _, err = run(tmp_path, *everything)
     after = content(tmp_path)
-    assert status == 1 and before.items() <= after.items() and {"a.json", "a.png", "a_1.obj"} <= after.keys()
-    assert f"{tmp_path / 'b.json'}: is there already" in err and f"{tmp_path / 'me.png'}: is a file that this" in err
-    assert not {"b.png", "b_0.obj", "me.json"} & after.keys()  # all of an item's results, or none
-    status, out, _ = run(tmp_path, "--out", tmp_path)  # a.png is a result now, and no photograph
-    assert status == 1 and "0 faces in 3 photos" in out and content(tmp_path) == after
-    assert run(tmp_path, "--out", tmp_path, "--overwrite")[0] == 1  # me.png still
-    assert content(tmp_path)["me.png"] == before["me.png"] and json.loads((tmp_path / "b.json").read_text())["faces"]
+    assert status == 1 and before.items() <= after.items() and {"a.json", "a_faces.jpg", "a_1.obj"} <= after.keys()
+    assert f"{tmp_path / 'b.json'}: is there already" in err
+    assert f"{tmp_path / 'me_faces.jpg'}: is a file that this" in err
+    assert not {"b_faces.jpg", "b_0.obj", "me.json"} & after.keys()  # all of an item's results, or none
+    status, out, _ = run(tmp_path, *everything)  # a_faces.jpg is a result now, and no photograph
+    assert status == 1 and "0 faces in 4 photos" in out and content(tmp_path) == after
+    assert run(tmp_path, *everything, "--overwrite")[0] == 1  # me_faces.jpg still
+    assert content(tmp_path)["me_faces.jpg"] == before["me_faces.jpg"]
+    assert json.loads((tmp_path / "b.json").read_text())["faces"]
 
 
 def test_an_edited_result_is_its_editors(tmp_path, run):
@@ -69,12 +72,13 @@ def test_an_edited_result_is_its_editors(tmp_path, run):
 
 def test_fewer_faces_leave_no_stale_meshes_but_other_files(tmp_path, run):
     image, out = photo(tmp_path / "a.png"), tmp_path / "o"
-    assert run(image, "--out", out)[0] == 0
+    meshes = ("--out", out, "--save", "json,picture,obj,ply")
+    assert run(image, *meshes)[0] == 0
     (out / "a_1.ply").write_text("edited")
     (out / "a_2.obj").write_text("of another program")
     photo(image, 90)
-    assert run(image, "--out", out, boxes=[(5, 5, 20, 20)])[0] == 0
-    assert content(out).keys() == {"a.json", "a.png", "a_0.obj", "a_0.ply", "a_1.ply", "a_2.obj"}
+    assert run(image, *meshes, boxes=[(5, 5, 20, 20)])[0] == 0
+    assert content(out).keys() == {"a.json", "a_faces.jpg", "a_0.obj", "a_0.ply", "a_1.ply", "a_2.obj"}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_fewer_faces_leave_no_stale_meshes_but_other_files(tmp_path, run):
         (lambda image, out: None, False),
         (lambda image, out: os.utime(image, (1, 1)), False),  # another time, the same content
         (lambda image, out: photo(image, 90), True),
-        (lambda image, out: (out / "a_0.ply").unlink(), True),
+        (lambda image, out: (out / "a_faces.jpg").unlink(), True),
         (lambda image, out: "--again", True),
         (lambda image, out: ("--save", "json"), True),
     ],
@@ -117,7 +121,7 @@ def test_a_name_that_is_too_long_is_its_own_error(tmp_path, run):
     images, out = tmp_path / "i", tmp_path / "o"
     for stem in ("b" * 245, "a" * 251, "c"):  # of 245 bytes all results still have names
         photo(images / "x.png").rename(images / f"{stem}.png")
-    status, text, err = run(images, "--out", out)
+    status, text, err = run(images, "--out", out, "--save", "json,picture,obj,ply")
     assert status == 1 and "1 skipped" in text and "a" * 251 in err and "too long" in err
     assert {"c.json", "b" * 245 + "_1.ply"} <= content(out).keys()
 
