@@ -150,6 +150,20 @@ class FaceClient:
             tensors[BOXES] = rows[None], "FP64"
         return tensors
 
+    def batch_sizes(self) -> dict[int, int]:
+        """How many batches of each size the server has formed for the model since it started.
+
+        Raises:
+            ServerError: it does not say.
+        """
+        options = {"as_json": True} if self._is_grpc else {}
+        models = self._ask("get_inference_statistics", self._name, **options).get("model_stats", [])
+        return {
+            int(entry["batch_size"]): int(entry["compute_infer"]["count"])
+            for model in models
+            for entry in model.get("batch_stats", [])
+        }
+
     def _ask(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Calls the library; its many errors become ours."""
         if self._is_grpc and method != "infer":

@@ -62,7 +62,7 @@ class Place:
         return bool(self.info().type == fs.FileType.File)
 
     def files(self, *, recursive: bool = True) -> list[Any]:
-        """PyArrow's `FileInfo` of the folder's files, by name; none where there is no such folder.
+        """PyArrow's `FileInfo` of the folder's files, hidden ones too, by name; none where there is no such folder.
 
         Raises:
             StorageError: the file system cannot be reached.
@@ -172,7 +172,7 @@ def find(sources: Sequence[str], suffixes: Sequence[str]) -> list[Place]:
 
     Args:
         sources: a folder (with all its folders), a glob (`**` goes through folders), a `.txt` file of one path a line
-            (relative ones count from that file), or a file.
+            (relative ones count from that file), or a file. Folders and globs leave out what is hidden (`.name`).
         suffixes: of the files that count in folders, lower case.
 
     Raises:
@@ -195,7 +195,7 @@ def find(sources: Sequence[str], suffixes: Sequence[str]) -> list[Place]:
 def _expand(start: Place, suffixes: Sequence[str]) -> Iterator[Place]:
     kind = start.info().type
     if kind == fs.FileType.Directory:
-        yield from (start.at(i.path) for i in start.files() if i.path.lower().endswith(tuple(suffixes)))
+        yield from (photo for photo in _seen(start) if photo.path.lower().endswith(tuple(suffixes)))
     elif kind == fs.FileType.File and start.path.lower().endswith(LIST_SUFFIX):
         yield from _listed(start)
     elif kind == fs.FileType.File:
@@ -203,9 +203,15 @@ def _expand(start: Place, suffixes: Sequence[str]) -> Iterator[Place]:
     elif (wildcard := _WILDCARDS.search(start.path)) is not None:
         folder = start.path[: wildcard.start()].rpartition("/")[0]
         pattern = _translate(start.path)
-        yield from (start.at(i.path) for i in start.at(folder).files() if pattern.fullmatch(i.path))
+        yield from (photo for photo in _seen(start.at(folder)) if pattern.fullmatch(photo.path))
     else:
         raise FileNotFoundError(f"{start.name}: expected a folder, a glob, a list or an image, found none; check it")
+
+
+def _seen(folder: Place) -> Iterator[Place]:
+    """The files of a folder and its folders, without hidden ones."""
+    paths = (str(info.path) for info in folder.files())
+    return (folder.at(path) for path in paths if "/." not in path[len(folder.path.rstrip("/")) :])
 
 
 def _listed(file: Place) -> Iterator[Place]:

@@ -21,7 +21,7 @@ SUFFIXES = (".jpg", ".png")
 
 @pytest.fixture
 def tree(tmp_path):
-    for name in ("a.jpg", "b.PNG", "deep/er/c.jpg", "deep/d.jpg", "notes.md", "deep/[e].jpg"):
+    for name in ("a.jpg", "b.PNG", "deep/er/c.jpg", "deep/d.jpg", "notes.md", "deep/[e].jpg", ".h/x.jpg", "._a.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "list.txt").write_text(f"a.jpg\n\n{tmp_path}/deep/d.jpg\nfile://{tmp_path}/notes.md\nnone.jpg\n")
