@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= out
 
-.PHONY: demo test browser browser-test fuzz clean
+.PHONY: demo test browser browser-test browser-bench fuzz clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed-export
@@ -60,6 +60,11 @@ browser-test: browser .venv/installed-dev
 	npm run --prefix $(PAGE) --silent check
 	PYTHONPATH=. $(BIN)/python $(PAGE)/test/expected.py $(OUT)/browser-test
 	CLN_PAGE=$(OUT)/browser CLN_EXPECTED=$(OUT)/browser-test node --test --test-reporter=spec $(PAGE)/test/
+
+# The page's times beside the native runtime's.
+browser-bench: browser
+	test -f $(OUT)/browser-test/clip.mjpeg || PYTHONPATH=. $(BIN)/python $(PAGE)/test/expected.py $(OUT)/browser-test
+	CLN_PAGE=$(OUT)/browser CLN_EXPECTED=$(OUT)/browser-test node $(PAGE)/test/bench.mjs
 
 # A minute for each of the C++ readers of files (libFuzzer; needs clang).
 fuzz:

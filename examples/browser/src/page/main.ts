@@ -262,9 +262,10 @@ async function onFrame(
     found.map(({ face }) => face),
     reconstruct.timings,
   );
-  Object.assign(shown, { ids: found.map(({ id }) => id) });
   const drawn = performance.now();
-  return { ...reconstruct.timings, pixels: read - started, drawing: drawn - done, whole: drawn - started };
+  const spent = { ...reconstruct.timings, pixels: read - started, drawing: drawn - done, whole: drawn - started };
+  Object.assign(shown, { spent, ids: found.map(({ id }) => id) });
+  return spent;
 }
 
 function stopCamera(): void {
