@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -26,6 +27,7 @@ RATE = 30.0
 _MARGIN = 1.9  # of the rendered picture around the landmarks' region
 _SIZE = 416  # its side
 _SEED = 5
+_SPARE = 97  # pixels by which a field of noise is larger than a frame
 NOISE = 3.0  # grey levels, of each pixel of each frame
 
 
@@ -83,7 +85,7 @@ class Studio:
         rng = np.random.default_rng(seed)
         for number in range(round(seconds * rate)):
             time = number / rate
-            image: NDArray[Any] | None = None
+            image: NDArray[np.uint8] | None = None
             faces: list[Truth] = []
             for which, actor in enumerate(actors):
                 state = actor.act(time)
@@ -94,9 +96,18 @@ class Studio:
                 image, covered = _over(image, placed, state)
                 faces = [face for face in faces if not covered(face)] + [truth]
             if image is None:
-                image = np.full((HEIGHT, WIDTH, 3), 96, np.float32)
-            noisy = image + self.noise * rng.standard_normal(image.shape, dtype=np.float32)
-            yield Frame(image=np.clip(np.rint(noisy), 0, 255).astype(np.uint8), time=time, faces=faces)
+                image = np.full((HEIGHT, WIDTH, 3), 96, np.uint8)
+            x, y = rng.integers(0, _SPARE, 2)
+            grain = self._grain[y : y + HEIGHT, x : x + WIDTH]
+            noisy = cv2.add(image, grain, dtype=cv2.CV_8U)
+            yield Frame(image=np.asarray(noisy, dtype=np.uint8), time=time, faces=faces)
+
+    @cached_property
+    def _grain(self) -> NDArray[np.int16]:
+        """Noise of more than a frame: each frame takes another part of it."""
+        rng = np.random.default_rng(0)
+        field_ = rng.standard_normal((HEIGHT + _SPARE, WIDTH + _SPARE, 3), dtype=np.float32)
+        return np.rint(self.noise * field_).astype(np.int16)
 
     def _head(self, index: int, state: State) -> Any:
         key = index, round(state.yaw, 2), round(state.pitch, 2), round(state.roll, 2), state.expression, state.opening
@@ -132,33 +143,38 @@ class Studio:
 
 def _put(
     picture: NDArray[np.uint8], landmarks: NDArray[np.float32], pose: Array, state: State, actor: int
-) -> tuple[NDArray[np.float32], Truth]:
+) -> tuple[NDArray[np.uint8], Truth]:
     scale = state.side * _MARGIN / _SIZE
     shift = np.array(state.center) - scale * (_SIZE - 1) / 2
     matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-    image = cv2.warpAffine(
-        picture, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    ).astype(np.float32)
+    image = cv2.warpAffine(picture, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     points = landmarks * scale
     points[:, :2] += shift
-    return image, Truth(actor=actor, landmarks=points.astype(np.float32), rotation=pose, side=state.side)
+    truth = Truth(actor=actor, landmarks=points.astype(np.float32), rotation=pose, side=state.side)
+    return np.asarray(image, dtype=np.uint8), truth
 
 
 def _over(
-    below: NDArray[np.float32] | None, placed: NDArray[np.float32], state: State
-) -> tuple[NDArray[np.float32], Callable[[Truth], bool]]:
+    below: NDArray[np.uint8] | None, placed: NDArray[np.uint8], state: State
+) -> tuple[NDArray[np.uint8], Callable[[Truth], bool]]:
     """`placed` in front of `below`, cut out as an ellipse with a soft edge; and whether it covers a face."""
     if below is None:
         return placed, lambda face: False
     x, y = state.center
     axes = 0.62 * state.side, 0.8 * state.side
-    v, u = np.ogrid[:HEIGHT, :WIDTH]
-    distance = np.hypot((u - x) / axes[0], (v - y) / axes[1])
-    cover = np.clip((1.0 - distance) / 0.06, 0, 1).astype(np.float32)[..., None]
+    left, top = max(int(x - axes[0]), 0), max(int(y - axes[1]), 0)
+    right, bottom = min(int(x + axes[0]) + 1, WIDTH), min(int(y + axes[1]) + 1, HEIGHT)
+    if right > left and bottom > top:
+        v, u = np.ogrid[top:bottom, left:right]
+        distance = np.hypot((u - x) / axes[0], (v - y) / axes[1])
+        cover = np.clip((1.0 - distance) / 0.06, 0, 1).astype(np.float32)[..., None]
+        part = below[top:bottom, left:right]
+        mixed = part + cover * (placed[top:bottom, left:right].astype(np.float32) - part)
+        below[top:bottom, left:right] = np.rint(mixed).astype(np.uint8)
 
     def covered(face: Truth) -> bool:
         points = face.landmarks[:, :2]
         inside = np.hypot((points[:, 0] - x) / axes[0], (points[:, 1] - y) / axes[1]) < 1
         return bool(inside.mean() > 0.4)
 
-    return below + cover * (placed - below), covered
+    return below, covered
