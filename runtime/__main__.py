@@ -1,8 +1,10 @@
 """`python -m runtime PHOTO… --out DIR`: the faces of photographs as JSON and a picture; as meshes, maps and tables.
 
-Photographs, folders of them and patterns may be mixed. What cannot be done is skipped and named at the end; run again,
-the command does what is not finished yet. It replaces no file that it did not write itself. Exit status: 0 all done,
-1 some were skipped, 2 nothing could be done or the call was wrong, 130 interrupted.
+A video gives NAME.mp4 with the faces drawn and its sound, NAME.jsonl (a line a frame) and NAME.csv (a row a face);
+`--camera 0` shows a camera's. Photographs, videos, folders of them and patterns may be mixed. What cannot be done is
+skipped and named at the end; run again, the command does what is not finished yet. It replaces no file that it did not
+write itself. Exit status: 0 all done, 1 some were skipped, 2 nothing could be done or the call was wrong, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -33,6 +35,11 @@ _BAR = 30  # characters
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status (`runtime.command.Exit`)."""
     options = _parser().parse_args(arguments)
+    video = {"smoothing": options.smoothing, "max_faces": options.max_faces}
+    if options.camera is not None:
+        return _show_camera(options, video)
+    if options.out is None or not options.inputs:
+        raise InvalidInputError("expected photographs or videos and --out DIR, or --camera 0; see --help")
     if options.batch is not None and options.batch < 1:
         raise InvalidInputError(f"--batch: expected at least 1, got {options.batch}")
     savers, parts = check_savers(_names(options.save)), check_draw(_names(options.draw))
@@ -57,9 +64,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             savers=savers,
             parts=parts,
             again=options.again,
+            video={**video, "picture": not options.no_video},
+            progress=_show_progress if sys.stderr.isatty() else None,
         )
         outcomes = process(run, items)
         return _tell_sum(outcomes, len(items), work) if many else _tell_each(outcomes, options.out, savers)
+
+
+def _show_camera(options: argparse.Namespace, video: dict[str, Any]) -> int:
+    from runtime.live import show_camera
+
+    source = int(options.camera) if options.camera.isdecimal() else Path(options.camera)
+    with Reconstructor(options.engine, face_model=options.face_model, threads=options.threads) as reconstruct:
+        for saved in show_camera(reconstruct, source, out=options.out or Path(), **video):
+            print(f"wrote {saved}")
+    return Exit.DONE
+
+
+def _show_progress(item: Item, done: int, total: int | None) -> None:
+    """A line that grows, with the time that is left."""
+    if done == 1 or _progress.get("item") is not item:
+        _progress.update(item=item, started=time.perf_counter(), first=done)
+    rate = (done - _progress["first"]) / max(time.perf_counter() - _progress["started"], 1e-6)
+    left = f", {max(total - done, 0) / rate:.0f} s left" if total and rate > 0 else ""
+    bar = f"[{('#' * (_BAR * min(done, total) // total)).ljust(_BAR, '.')}] " if total else ""
+    end = "\n" if done == total else ""
+    print(
+        f"\r{bar}{item.path.name}: {done}/{total or '?'} frames, {rate:.0f} frames/s{left}   ", end=end, file=sys.stderr
+    )
+
+
+_progress: dict[str, Any] = {}
 
 
 def _tell_each(outcomes: Iterable[Outcome], out: Path, savers: Sequence[str]) -> int:
@@ -87,6 +122,8 @@ def _describe(outcome: Outcome, out: Path, savers: Sequence[str]) -> str:
     faces, stem = outcome.faces, out / outcome.stem
     if outcome.finished:
         return f"{outcome.photo}: finished before ({stem}.*); --again does it again"
+    if outcome.summary is not None:
+        return f"{outcome.photo}: {outcome.summary}; wrote {stem}.*"
     endings = [SAVERS[name].endings for name in savers if faces or "*" not in SAVERS[name].endings]
     wrote = f"wrote {stem}{', '.join(endings)}" if endings else "wrote nothing"
     if not faces:
@@ -175,8 +212,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
     add = parser.add_argument
     kinds = "; ".join(f"{name} ({saver.about})" for name, saver in SAVERS.items())
-    add("inputs", nargs="+", type=Path, metavar="PHOTO", help="image files, folders of them, patterns; mixed")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
+    add("inputs", nargs="*", type=Path, metavar="PHOTO", help="images, videos, folders of them, patterns; mixed")
+    add("--out", type=Path, metavar="DIR", help="folder for the results")
     add("--engine", type=Path, metavar="PATH", help=".onnx or .engine file (default: the bundled network)")
     add("--face-model", type=Path, metavar="FILE", help="face model (default: the bundled one)")
     add("--boxes", type=Path, metavar="FILE.json", help="face boxes instead of detection")
@@ -185,6 +222,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--again", action="store_true", help="do photographs again that are finished")
     add("--overwrite", action="store_true", help="replace files in --out that this program did not write, too")
     add("--batch", type=int, metavar="N", help=f"faces in one call (default: 1, of many photos {_FOLDER_BATCH})")
+    add(
+        "--camera", metavar="N|FILE", help="show a camera's faces, or a file's as a camera's: q ends, s saves a picture"
+    )
+    add("--no-video", action="store_true", help="of videos: no NAME.mp4, only NAME.jsonl and NAME.csv")
+    add("--smoothing", default="responsive", metavar="HOW", help="of videos: still, responsive (default) or off")
+    add("--max-faces", type=int, default=4, metavar="N", help="of videos: faces that are followed (default: 4)")
     add("--threads", type=int, metavar="N", help="threads of ONNX Runtime")
     return parser
 

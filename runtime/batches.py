@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from runtime.command import one_line
 from runtime.errors import ClnError
 from runtime.face import Face
-from runtime.files import sha256
+from runtime.files import sha256, sha256_of_file
 from runtime.image import decode_image, read_bytes
 from runtime.items import Item
 from runtime.reconstructor import Prepared, Reconstructor
-from runtime.results import Results
+from runtime.results import Results, Target
 from runtime.savers import DEFAULT_PARTS, DEFAULT_SAVERS, Photograph, save
 
 RESULTS_VERSION = 1
@@ -53,6 +53,7 @@ class Outcome:
     faces: Sequence[Face] = ()
     finished: bool = False  # by an earlier run
     notes: tuple[str, ...] = ()
+    summary: str | None = None  # of a video
     error: str | None = None  # why it was skipped
 
 
@@ -70,6 +71,10 @@ class Run:
     """What is drawn into pictures."""
     again: bool = False
     """Whether photographs that are finished are done again."""
+    video: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `track_file` for videos, as plain values."""
+    progress: Callable[[Item, int, int | None], None] | None = None
+    """Told of a video's frames that are done, and their number where it is known."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What else the results depend on, as plain values."""
 
@@ -81,6 +86,7 @@ class Run:
             "savers": list(self.savers),
             "parts": list(self.parts),
             "boxes": self.boxes.get(item.path),
+            "video": dict(self.video) if item.is_video else None,
             **self.settings,
         }
         return sha256(json.dumps(values, sort_keys=True).encode())
@@ -102,7 +108,30 @@ def process(run: Run, items: Sequence[Item]) -> Iterator[Outcome]:
 
 
 def _video(run: Run, item: Item) -> Outcome:
-    return Outcome(photo=item.path, error=f"{item.path}: expected an image, got a video; take frames from it first")
+    """Follows a video's faces; of one that ends in an error, what was written before it stays, as not finished."""
+    from runtime.video_files import track_file  # needs the extra `video`
+
+    try:
+        content, settings = sha256_of_file(item.path), run.settings_of(item)
+        if not run.again and run.results.is_finished(item.stem, content, settings):
+            return Outcome(photo=item.path, stem=item.stem, finished=True)
+        progress = run.progress and partial(run.progress, item)
+        with run.results.stage() as folder:
+            told = track_file(run.reconstruct, item.path, folder, stem=item.stem, progress=progress, **run.video)
+            made = settings if told.error is None else ""
+            run.results.save(item.stem, item.path, content, made, partial(_move, folder, item.stem))
+    except Exception as error:
+        return Outcome(photo=item.path, error=_why(item, error))
+    summary = f"{told.frames} frames, {told.people} people, {told.faces} faces"
+    cut = told.error
+    if cut is not None:
+        cut = f"{cut if str(item.path) in cut else f'{item.path}: {cut}'} ({summary})"
+    return Outcome(photo=item.path, stem=item.stem, summary=summary, error=cut)
+
+
+def _move(folder: Path, stem: str, target: Target) -> None:
+    for path in folder.iterdir():
+        os.replace(path, target(path.name.removeprefix(stem)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -49,18 +49,31 @@ Image = NDArray[np.uint8]
 Window = tuple[int, int, int, int]  # left, top, right, bottom (past the last pixel)
 
 
-def draw_faces(image: Image, faces: Sequence[Face], parts: Iterable[str] = ("mesh", "contours")) -> Image:
+def draw_faces(
+    image: Image,
+    faces: Sequence[Face],
+    parts: Iterable[str] = ("mesh", "contours"),
+    *,
+    ids: Sequence[int] | None = None,
+) -> Image:
     """Draws the named parts of each face, in the order of `DRAWERS`; larger faces over smaller ones.
+
+    Args:
+        image: uint8 (H, W, 3) BGR.
+        faces: of it.
+        parts: names of `DRAWERS`.
+        ids: the faces' numbers; default: their places in the list.
 
     Raises:
         InvalidInputError: a name that is none of `DRAWERS`, with the nearest that is.
     """
     wanted = check_parts(parts)
     canvas = as_bgr(image).copy()
-    order = sorted(range(len(faces)), key=lambda i: faces[i].roi.side)
+    numbers = range(len(faces)) if ids is None else ids
+    order = sorted(zip(faces, numbers, strict=True), key=lambda pair: pair[0].roi.side)
     for name in wanted:
-        for i in order:
-            DRAWERS[name](canvas, faces[i], i)
+        for face, number in order:
+            DRAWERS[name](canvas, face, number)
     return canvas
 
 

@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,15 @@ class Results:
         if entry is None or (entry.content, entry.settings) != (content, settings):
             return False
         return all(_content(self.folder / name) == digest for name, digest in entry.files.items())
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """A folder beside the results for files that take long to make, such as a video's; gone at the end."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder, prefix=_STAGE_PREFIX))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def save(self, stem: str, source: Path, content: str, settings: str, write: Callable[[Target], None]) -> list[str]:
         """Lets `write` make an item's files and moves them into place; their names.

@@ -28,13 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
-from runtime.image import read_image
+from runtime.image import IMAGE_SUFFIXES, read_image
 from runtime.reconstructor import Reconstructor
 from runtime.tracking import TrackedFace, Tracker
 
-VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp")
 _NUMBERED = re.compile(r"(\d+)(?=\D*$)")
-_FRAMES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _SPARE = 2  # frames by which a file's own count may be too high
 
 
@@ -179,7 +177,7 @@ def _numbered_images(folder: Path) -> list[Path]:
     found = [
         (int(n[1]), p.name, p)
         for p in folder.iterdir()
-        if p.suffix.lower() in _FRAMES
+        if p.suffix.lower() in IMAGE_SUFFIXES
         if (n := _NUMBERED.search(p.stem))
     ]
     if not found:

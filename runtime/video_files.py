@@ -36,6 +36,7 @@ T = TypeVar("T")
 
 _AHEAD = 4  # frames that wait between threads
 _TIME_BASE = Fraction(1, 90_000)
+_PARTS = ("contours", "axes", "id")
 _ANGLES = ("yaw", "pitch", "roll")
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ def track_file(
     video: Path,
     out: Path,
     *,
+    stem: str | None = None,
     rate: float = 30.0,
     picture: bool = True,
     progress: Callable[[int, int | None], None] | None = None,
@@ -67,6 +69,7 @@ def track_file(
         reconstruct: what finds and reconstructs the faces.
         video: a file, or a folder of numbered images at `rate` per second.
         out: the folder; it is made where there is none.
+        stem: NAME; default: the video's own.
         rate: of a folder of images.
         picture: whether to write the video with the faces drawn.
         progress: called with the frames that are done and, where it is known, their number.
@@ -86,8 +89,14 @@ def track_file(
         source = stack.enter_context(contextlib.closing(_in_thread(read_video(video, rate=rate))))
         first = next(source, None)
         assert first is not None  # a video without frames is an error of `read_video`
-        tables = stack.enter_context(_Tables.open(out, video.stem))
-        pictures = stack.enter_context(_Pictures.open(out, video, first.image, info.rate or rate)) if picture else None
+        tables = stack.enter_context(_Tables.open(out, stem or video.stem))
+        pictures = (
+            stack.enter_context(
+                _Pictures.open(out / f"{stem or video.stem}.mp4", video, first.image, info.rate or rate)
+            )
+            if picture
+            else None
+        )
         try:
             for frame in _chain(first, source):
                 found = tracker(frame.image, frame.time)
@@ -249,11 +258,10 @@ class _Pictures:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, out: Path, video: Path, first: NDArray[np.uint8], rate: float) -> Iterator[_Pictures]:
+    def open(cls, target: Path, video: Path, first: NDArray[np.uint8], rate: float) -> Iterator[_Pictures]:
         av = import_av()
         size = max(first.shape[1] // 2 * 2, 2), max(first.shape[0] // 2 * 2, 2)  # H.264 counts colours by twos
         with contextlib.ExitStack() as stack:
-            target = out / f"{video.stem}.mp4"
             file = stack.enter_context(_kept(target))
             sound = stack.enter_context(_Sound.open(video))
             fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
@@ -267,7 +275,7 @@ class _Pictures:
     def put(self, frame: VideoFrame, faces: list[TrackedFace]) -> None:
         if self._error is not None:
             raise self._told(self._error)
-        self._waiting.put((frame, [face.face for face in faces]))
+        self._waiting.put((frame, faces))
 
     def finish(self) -> None:
         self.close()
@@ -290,7 +298,8 @@ class _Pictures:
         try:
             while (item := self._waiting.get()) is not None:
                 frame, faces = item
-                drawn = draw_faces(frame.image, faces, ("contours", "axes"))[: self._size[1], : self._size[0]]
+                drawn = draw_faces(frame.image, [f.face for f in faces], _PARTS, ids=[f.id for f in faces])
+                drawn = drawn[: self._size[1], : self._size[0]]
                 if drawn.shape[1::-1] != self._size:  # a frame of one pixel
                     drawn = np.resize(drawn, (self._size[1], self._size[0], 3))
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(drawn), format="bgr24")

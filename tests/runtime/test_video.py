@@ -4,6 +4,7 @@ import csv
 import json
 import resource
 import signal
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 from runtime import EngineUnavailableError, FileFormatError, InvalidInputError, Reconstructor, read_image
 from runtime import video as video_module
+from runtime.__main__ import main
+from runtime.live import show_camera
 from runtime.video import VideoFrame, read_camera, read_video, track, video_info
 from runtime.video_files import track_file
 
@@ -223,6 +226,53 @@ def test_a_file_played_as_a_camera_drops_what_comes_too_late(tmp_path, monkeypat
 
 
 def test_missing_pyav_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(EngineUnavailableError, match=r"cln\[video\]"):
         video_info(tmp_path / "x.mp4")
+
+
+def test_the_command_takes_videos_among_photographs(tmp_path, capsys):
+    write_video(tmp_path / "talk.mp4", sound=True)
+    cv2.imwrite(str(tmp_path / "me.png"), PHOTO)
+    whole = write_video(tmp_path / "x.mp4", frames=40, options={"movflags": "faststart"}).read_bytes()
+    (tmp_path / "x.mp4").unlink()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    inputs, out = [str(tmp_path / name) for name in ("talk.mp4", "me.png", "cut.mp4")], tmp_path / "out"
+    assert main([*inputs, "--out", str(out), "--no-video", "--threads", "1"]) == 1
+    said = capsys.readouterr()
+    assert "talk.mp4: 12 frames, 1 people, 12 faces; wrote" in said.out
+    assert said.err.count("\n") == 1 and "cut.mp4: expected 40 frames" in said.err and "count (" in said.err
+    names = {path.name for path in out.iterdir()}
+    assert {"talk.jsonl", "talk.csv", "me.json", "cut.jsonl", "cut.csv"} <= names and "talk.mp4" not in names
+    assert main([*inputs, "--out", str(out), "--no-video", "--threads", "1"]) == 1  # the cut one is tried again
+    assert "talk.mp4: finished before" in capsys.readouterr().out
+    (tmp_path / "no.mp4").write_text("no video")
+    assert main([str(tmp_path / "no.mp4"), "--out", str(out)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_camera_is_shown_until_q_and_s_saves_a_picture(tmp_path, reconstruct, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    shown = []
+
+    class Screen:
+        def show(self, picture):
+            shown.append(picture)
+            return {2: "s", 4: "q"}.get(len(shown), "")
+
+    saved = show_camera(reconstruct, write_video(tmp_path / "a.mp4"), out=tmp_path, window=Screen())
+    assert len(shown) == 4 and len(saved) == 1
+    np.testing.assert_array_equal(cv2.imread(str(saved[0])), shown[1])
+    assert np.abs(shown[3].astype(int) - frame_at(3)).max() > 60
+
+
+def test_no_display_and_no_arguments_are_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    if sys.platform == "linux":
+        assert main(["--camera", str(write_video(tmp_path / "a.mp4"))]) == 2
+        assert "expected a display" in capsys.readouterr().err
+    assert main(["--camera", "77"]) == 2
+    assert "camera 77: expected a camera, found none" in capsys.readouterr().err
+    assert main([]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
