@@ -1,8 +1,8 @@
 """`python -m serving.ray_batch SOURCE… --out URI`: the faces of millions of photographs, on a Ray cluster.
 
-Sources are folders, globs, `.txt` lists of paths and single images, on any file system that PyArrow opens; results are
-Parquet files, a row a face (`serving.rows`), in a folder on any of them. Run again, it goes on where it stopped: what
-has rows is left alone, and nothing gets two. Photographs that fail get a row that says why.
+Sources are folders, globs, `.txt` lists of paths and single images or videos, on any file system that PyArrow opens;
+results are Parquet files, a row a face (`serving.rows`), in a folder on any of them. Run again, it goes on where it
+stopped: what has rows is left alone, and nothing gets two. Photographs that fail get a row that says why.
 
 The photographs still to do are cut into parts; a part is one file of results, written whole or not at all. So Ray may
 do a part again, when a worker dies, without leaving doubles. Only one run at a time may write into a folder.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import logging
 import os
 import queue
@@ -30,7 +31,9 @@ from runtime.face_model import load_face_model
 from runtime.files import sha256
 from runtime.image import IMAGE_SUFFIXES
 from runtime.manifest import Manifest
-from serving.ray_workers import BATCH, PartWorker, Recipe
+from runtime.savers import SAVERS, check_savers
+from runtime.video import VIDEO_SUFFIXES
+from serving.ray_workers import BATCH, FILES, PartWorker, Recipe, is_video
 from serving.results import forget_errors, part_name, photos_done
 from serving.rows import Origin
 from serving.storage import Place, find, place
@@ -110,10 +113,12 @@ def recipe_of(
 
 
 def cut(photos: Sequence[Place], workers: int, size: int | None = None) -> list[Sequence[Place]]:
-    """The photographs in parts: small enough to keep all workers busy, large enough to be worth a file."""
+    """The photographs in parts, small enough to keep all workers busy, large enough to be worth a file; each video."""
+    videos = [[photo] for photo in photos if is_video(photo)]
+    photos = [photo for photo in photos if not is_video(photo)]
     least, most = _PART_SIZES
     step = size or min(max(-(-len(photos) // (workers * _PARTS_PER_WORKER)), least), most)
-    return [photos[start : start + step] for start in range(0, len(photos), step)]
+    return [*videos, *(photos[start : start + step] for start in range(0, len(photos), step))]
 
 
 def run_parts(
@@ -125,8 +130,6 @@ def run_parts(
         StandStillError: no part was finished within `patience` seconds.
         ClnError, OSError: a worker cannot start, or results cannot be written.
     """
-    import dataclasses
-
     import ray
     from ray.data import ActorPoolStrategy, DataContext
 
@@ -259,7 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InvalidInputError(f"--{name}: expected more than 0, got {value}")
     out = place(options.out)
     recipe, manifest = recipe_of(options.engine, options.face_model, out, batch=options.batch)
-    photos = find(options.sources, IMAGE_SUFFIXES)
+    if names := [name for name in options.save.split(",") if name]:
+        recipe = dataclasses.replace(recipe, save=check_savers(names))
+    photos = find(options.sources, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
     if options.retry_errors:
         print(f"{forget_errors(out)} skipped photos are tried again")
     done = photos_done(out, recipe.origin)
@@ -313,7 +318,7 @@ def _tell(summary: Summary, out: Place) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m serving.ray_batch", description=(__doc__ or "").split("\n\n")[0])
     add = parser.add_argument
-    add("sources", nargs="+", metavar="SOURCE", help="folder, glob, .txt list of paths, or image")
+    add("sources", nargs="+", metavar="SOURCE", help="folder, glob, .txt list of paths, image or video")
     add("--out", required=True, metavar="URI", help="folder for the results")
     add("--engine", type=Path, metavar="PATH", help=".onnx or .engine file (default: the bundled network)")
     add("--face-model", type=Path, metavar="FILE", help="face model (default: the bundled one)")
@@ -321,6 +326,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=BATCH, metavar="N", help="faces in one call of the network")
     add("--part", type=int, metavar="N", help="photographs in a file of results (default: 16 to 512)")
     add("--address", metavar="HOST:PORT", help="of a Ray cluster, or 'auto' (default: this machine)")
+    add("--save", default="", metavar="A,B", help=f"write {', '.join(SAVERS)} of each photograph too, into OUT/{FILES}")
     add("--patience", type=float, default=PATIENCE, metavar="SECONDS", help="without progress, until the run gives up")
     add("--retry-errors", action="store_true", help="try skipped photographs again")
     return parser

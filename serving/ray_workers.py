@@ -16,30 +16,50 @@ import socket
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from runtime.errors import FileFormatError, InvalidInputError
+from runtime.files import sha256
 from runtime.image import decode_image
 from runtime.reconstructor import Prepared, Reconstructor
-from serving.rows import Origin, rows_of, table_of, to_bytes
+from runtime.savers import Photograph, save
+from runtime.video import VIDEO_SUFFIXES
+from serving.rows import Origin, row_of, rows_of, table_of, to_bytes
 from serving.storage import Place, StorageError
 
 BATCH = 32  # faces in one call of the network
 MAX_IMAGE_BYTES = 64 * 2**20  # of a file; larger ones get an error row
+FILES = "files"  # folder of meshes and pictures among the results
 _FETCHES = 4  # files that a worker reads at once: buckets answer slowly
 _AHEAD = 8  # files that wait for being worked on
 _TRIES = 3  # to read a file, with a pause that doubles
 _PAUSE = 0.5  # seconds
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Ready:
+    """A photograph on its way to the network."""
+
+    name: str
+    prepared: Prepared | None = None
+    image: NDArray[np.uint8] | None = None  # kept where something is saved of it
+    error: str | None = None
+
+
 def rows_in_batches(
-    reconstruct: Reconstructor, photos: Iterable[tuple[str, bytes | str]], *, batch: int = BATCH
+    reconstruct: Reconstructor,
+    photos: Iterable[tuple[str, bytes | str]],
+    *,
+    batch: int = BATCH,
+    save: Callable[[Photograph], None] | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
     """The rows of each photograph, in their order, the network called for several of them together.
 
@@ -47,36 +67,65 @@ def rows_in_batches(
         reconstruct: what does the work.
         photos: name and file content, or what is wrong with it as a text.
         batch: faces in one call of the network.
+        save: is called with each photograph that has faces.
     """
-    group: list[tuple[str, Prepared | str]] = []
+    group: list[_Ready] = []
     count = 0
     for name, content in photos:
-        prepared = content if isinstance(content, str) else _prepare(reconstruct, name, content)
-        group.append((name, prepared))
-        count += len(prepared.rois) if isinstance(prepared, Prepared) else 0
+        ready = _prepare(reconstruct, name, content, keep=save is not None)
+        group.append(ready)
+        count += len(ready.prepared.rois) if ready.prepared else 0
         if max(count, len(group)) >= batch:
-            yield from _finish(reconstruct, group, batch)
+            yield from _finish(reconstruct, group, batch, save)
             group, count = [], 0
-    yield from _finish(reconstruct, group, batch)
+    yield from _finish(reconstruct, group, batch, save)
 
 
-def _prepare(reconstruct: Reconstructor, name: str, content: bytes) -> Prepared | str:
+def _prepare(reconstruct: Reconstructor, name: str, content: bytes | str, *, keep: bool) -> _Ready:
+    if isinstance(content, str):
+        return _Ready(name=name, error=content)
     if len(content) > MAX_IMAGE_BYTES:
-        return f"{name}: expected at most {MAX_IMAGE_BYTES} bytes, got {len(content)}; make it smaller"
+        return _Ready(name=name, error=_too_large(name, len(content)))
     try:
-        return reconstruct.prepare(decode_image(content, name=name))
+        image = decode_image(content, name=name)
+        return _Ready(name=name, prepared=reconstruct.prepare(image), image=image if keep else None)
     except (FileFormatError, InvalidInputError) as error:
-        return str(error)
+        return _Ready(name=name, error=str(error))
     except (cv2.error, MemoryError) as error:  # one photograph must not end the run
-        return f"{name}: expected an image that can be worked on, got {type(error).__name__}: {error}"
+        problem = f"{name}: expected an image that can be worked on, got {type(error).__name__}: {error}"
+        return _Ready(name=name, error=problem)
+
+
+def _too_large(name: str, size: int) -> str:
+    return f"{name}: expected at most {MAX_IMAGE_BYTES} bytes, got {size}; make it smaller"
 
 
 def _finish(
-    reconstruct: Reconstructor, group: Sequence[tuple[str, Prepared | str]], batch: int
+    reconstruct: Reconstructor, group: Sequence[_Ready], batch: int, save: Callable[[Photograph], None] | None
 ) -> Iterator[list[dict[str, Any]]]:
-    found = iter(reconstruct.reconstruct([item for _, item in group if isinstance(item, Prepared)], batch=batch))
-    for name, item in group:
-        yield rows_of(name, next(found)) if isinstance(item, Prepared) else rows_of(name, [], item)
+    found = iter(reconstruct.reconstruct([item.prepared for item in group if item.prepared], batch=batch))
+    for item in group:
+        faces = next(found) if item.prepared else []
+        if save is not None and faces and item.image is not None:
+            save(Photograph(name=item.name, image=item.image, faces=faces))
+        yield rows_of(item.name, faces, item.error)
+
+
+def rows_of_video(reconstruct: Reconstructor, path: Path, name: str) -> Iterator[dict[str, Any]]:
+    """A row a face and frame of a video file; one that says so where it has none; last, why it could not be read on."""
+    from runtime.video import track
+
+    count = 0
+    try:
+        for frame, faces in track(path, reconstruct):
+            for number, tracked in enumerate(faces):
+                count += 1
+                yield row_of(name, number, tracked.face, frame=frame.index, time=frame.time, track=tracked.id)
+    except (FileFormatError, InvalidInputError, cv2.error, MemoryError) as error:
+        yield from rows_of(name, [], " ".join(str(error).replace(str(path), name).split()))
+        return
+    if not count:
+        yield from rows_of(name, [])
 
 
 class FaceReconstruction:
@@ -135,10 +184,11 @@ class Recipe:
     roots: Sequence[Place]  # one of each file system that photographs are on
     threads: int
     batch: int
+    save: Sequence[str] = ()  # names of `runtime.savers` besides
 
 
 class PartWorker:
-    """For `map_batches` with `batch_size=1`: works on a part's photographs, and writes its Parquet file.
+    """For `map_batches` with `batch_size=1`: works on a part's photographs or its video, and writes its Parquet file.
 
     A part's file appears whole or not at all, under a name that its photographs give; so a part that is done twice,
     because a worker died on the way, is there once.
@@ -174,7 +224,11 @@ class PartWorker:
             recipe.roots[root].at(path)
             for root, path in zip(batch["roots"][0].tolist(), batch["paths"][0].tolist(), strict=True)
         ]
-        photos = list(rows_in_batches(self._reconstruct, fetched(places), batch=recipe.batch))
+        if len(places) == 1 and is_video(places[0]):
+            photos = [list(self._video(places[0]))]
+        else:
+            save = self._save if recipe.save else None
+            photos = list(rows_in_batches(self._reconstruct, fetched(places), batch=recipe.batch, save=save))
         rows = [row for rows in photos for row in rows]
         (recipe.out / str(batch["name"][0])).write(to_bytes(table_of(rows, recipe.origin)))
         errors = [row["error"] for row in rows if row["error"] is not None]
@@ -184,10 +238,37 @@ class PartWorker:
             "photos": [len(photos)],
             "faces": [faces],
             "empty": [sum(r[0]["face"] is None and r[0]["error"] is None for r in photos)],
-            "skipped": [len(errors)],
+            "skipped": [sum(r[-1]["error"] is not None for r in photos)],
             "errors": ["\n".join(" ".join(e.split()) for e in errors[:100])],
             "seconds": [time.perf_counter() - started],
         }
+
+    def _video(self, place: Place) -> Iterator[dict[str, Any]]:
+        """The rows of a video, from a copy of it here where it lies elsewhere."""
+        if not place.prefix:
+            yield from rows_of_video(self._reconstruct, Path(place.path), place.name)
+            return
+        with tempfile.TemporaryDirectory(prefix="cln.") as folder:
+            copy = Path(folder) / f"video{Path(place.path).suffix}"
+            try:
+                place.copy_to(copy)
+            except (FileNotFoundError, StorageError) as error:
+                yield from rows_of(place.name, [], str(error))
+                return
+            yield from rows_of_video(self._reconstruct, copy, place.name)
+
+    def _save(self, photo: Photograph) -> None:
+        """Meshes, pictures and the like, beside the rows; two photographs of one name do not share theirs."""
+        stem = f"{Path(photo.name).stem}.{sha256(photo.name.encode())[:8]}"
+        with tempfile.TemporaryDirectory(prefix="cln.") as folder:
+            save(photo, self._recipe.save, lambda ending: Path(folder) / f"{stem}{ending}")
+            for file in sorted(Path(folder).iterdir()):
+                (self._recipe.out / FILES / file.name).write(file.read_bytes())
+
+
+def is_video(place: Place) -> bool:
+    """Whether a file is a video, by its suffix."""
+    return place.path.lower().endswith(VIDEO_SUFFIXES)
 
 
 def fetched(places: Sequence[Place]) -> Iterator[tuple[str, bytes | str]]:
@@ -210,7 +291,7 @@ def _fetch(place: Place) -> bytes | str:
         try:
             size = place.info().size
             if size is not None and size > MAX_IMAGE_BYTES:
-                return f"{place.name}: expected at most {MAX_IMAGE_BYTES} bytes, got {size}; make it smaller"
+                return _too_large(place.name, size)
             return place.read()
         except FileNotFoundError as error:
             return str(error)

@@ -46,14 +46,15 @@ def photos_done(out: Place, origin: Origin) -> set[str]:
 
 
 def forget_errors(out: Place) -> int:
-    """Takes the rows of skipped photographs out of the results, so that they are tried again; how many there were."""
+    """Takes what was skipped, or could not be read to its end, out of the results, to be tried again; how many."""
     count = 0
     for part in parts(out):
         table = _read(part)
-        if table is None or (failed := len(table) - table["error"].null_count) == 0:
+        if table is None or table["error"].null_count == len(table):
             continue
-        count += failed
-        kept = table.filter(pc.is_null(table["error"]))
+        failed = pc.unique(table.filter(pc.is_valid(table["error"]))["path"])
+        count += len(failed)
+        kept = table.filter(pc.invert(pc.is_in(table["path"], value_set=failed)))
         if len(kept):
             part.write(to_bytes(kept))
         else:

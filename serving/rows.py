@@ -1,11 +1,12 @@
-"""Faces as rows of a Parquet file: a row a face.
+"""Faces as rows of a Parquet file: a row a face, of a video a row a face and frame.
 
-    path        the photograph, as `serving.storage` names it
-    face        number in the photograph, 0 for the best; null in the one row of a photograph without faces
+    path        the photograph or video, as `serving.storage` names it
+    face        number in the picture, 0 for the best; null in the one row of a file without faces, or with an error
     box         x, y, w, h, image pixels             score       the detector's
     roi         centre x, y, side, angle             crop_size   pixels: with params, what gives the mesh again
     params      float32 (62)                         landmarks   float32 (68, 3), image pixels
     yaw, pitch, roll  degrees                        visible     bool (68): landmarks that the face does not hide itself
+    frame, time, id   of a video: number and seconds of the frame, and the face's number over the video; else null
     error       why the photograph was skipped; null otherwise
 
 The file's metadata says what made it: `cln.engine_sha256`, `cln.face_model_sha256`, `cln.manifest` (JSON).
@@ -44,6 +45,9 @@ SCHEMA = pa.schema(
         ("pitch", pa.float64()),
         ("roll", pa.float64()),
         ("visible", pa.list_(pa.bool_())),
+        ("frame", pa.int64()),
+        ("time", pa.float64()),
+        ("id", pa.int64()),
         ("error", pa.string()),
     ]
 )
@@ -83,24 +87,31 @@ def rows_of(path: str, faces: Sequence[Face], error: str | None = None) -> list[
     """A photograph's rows: one a face, or one that says that there are none or why it was skipped."""
     if not faces:
         return [dict.fromkeys(SCHEMA.names) | {"path": path, "error": error}]
-    return [
-        {
-            "path": path,
-            "face": number,
-            "box": [float(v) for v in face.box],
-            "score": float(face.score),
-            "roi": [face.roi.center_x, face.roi.center_y, face.roi.side, face.roi.angle],
-            "crop_size": face.crop_size,
-            "params": face.params,
-            "landmarks": list(face.landmarks),
-            "yaw": face.pose.yaw,
-            "pitch": face.pose.pitch,
-            "roll": face.pose.roll,
-            "visible": face.visible,
-            "error": None,
-        }
-        for number, face in enumerate(faces)
-    ]
+    return [row_of(path, number, face) for number, face in enumerate(faces)]
+
+
+def row_of(
+    path: str, number: int, face: Face, *, frame: int | None = None, time: float | None = None, track: int | None = None
+) -> dict[str, Any]:
+    """A face's row."""
+    return {
+        "path": path,
+        "face": number,
+        "box": [float(v) for v in face.box],
+        "score": float(face.score),
+        "roi": [face.roi.center_x, face.roi.center_y, face.roi.side, face.roi.angle],
+        "crop_size": face.crop_size,
+        "params": face.params,
+        "landmarks": list(face.landmarks),
+        "yaw": face.pose.yaw,
+        "pitch": face.pose.pitch,
+        "roll": face.pose.roll,
+        "visible": face.visible,
+        "frame": frame,
+        "time": time,
+        "id": track,
+        "error": None,
+    }
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], origin: Origin | None = None) -> Any:

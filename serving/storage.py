@@ -18,6 +18,7 @@ from pyarrow import ArrowException, fs
 
 from runtime.errors import ClnError, InvalidInputError
 
+_CHUNK = 8 * 2**20  # bytes
 LIST_SUFFIX = ".txt"  # of a file that holds one path a line
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
 _WILDCARDS = re.compile(r"[*?\[]")
@@ -80,6 +81,16 @@ class Place:
         """
         with _tried(self.name, self.filesystem.open_input_stream, self.path) as stream:
             return bytes(_tried(self.name, stream.read))
+
+    def copy_to(self, path: Path) -> None:
+        """Copies a file of any size to this machine.
+
+        Raises:
+            FileNotFoundError, StorageError: as `read` does.
+        """
+        with path.open("wb") as target, _tried(self.name, self.filesystem.open_input_stream, self.path) as stream:
+            while chunk := _tried(self.name, stream.read, _CHUNK):
+                target.write(chunk)
 
     def open(self) -> Any:
         """A file for reading at any offset.

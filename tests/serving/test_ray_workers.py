@@ -1,5 +1,8 @@
 """What Ray's workers do, called here without Ray."""
 
+import dataclasses
+
+import cv2
 import numpy as np
 import pytest
 
@@ -46,7 +49,7 @@ def wrapped(value):
 def test_a_part(photos, tmp_path, reconstruct):
     out = place(str(tmp_path / "out"))
     recipe, _ = recipe_of(EDGE, None, out, batch=2)
-    recipe = type(recipe)(**{**vars(recipe), "roots": (photos[0],)})
+    recipe = dataclasses.replace(recipe, roots=(photos[0],))
     worker = PartWorker(recipe)
     for _ in range(2):  # a part that is done twice is there once
         told = worker(a_batch(photos))
@@ -60,6 +63,51 @@ def test_a_part(photos, tmp_path, reconstruct):
         assert message in rows[i]["error"] and photos[i].name in rows[i]["error"] and rows[i]["face"] is None
         assert message in told["errors"][0]
     assert photos_done(out, recipe.origin) == {photo.name for photo in photos}
+
+
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory):
+    """A video of ten frames in which the picture moves."""
+    path = tmp_path_factory.mktemp("video") / "talk.mp4"
+    image = read_image(PHOTO)[:480, :480]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (480, 480))
+    for i in range(10):
+        writer.write(np.roll(image, 2 * i, axis=1))
+    writer.release()
+    return path
+
+
+def test_a_video(talk, tmp_path):
+    pytest.importorskip("av")
+    out = place(str(tmp_path / "out"))
+    recipe, _ = recipe_of(None, None, out)
+    cut_off = tmp_path / "cut.mp4"
+    cut_off.write_bytes(talk.read_bytes()[:2000])
+    for path, faces, skipped in ((talk, 10, 0), (cut_off, 0, 1)):
+        video = place(str(path))
+        told = PartWorker(dataclasses.replace(recipe, roots=(video,)))(a_batch([video]))
+        assert [told[key] for key in ("photos", "faces", "skipped")] == [[1], [faces], [skipped]]
+    (whole,) = (tmp_path / "out").glob(part_name([str(talk)]))
+    rows = pq.read_table(whole).to_pylist()
+    assert [(row["path"], row["frame"], row["id"]) for row in rows] == [
+        (str(talk), i, rows[0]["id"]) for i in range(10)
+    ]
+    np.testing.assert_allclose([row["time"] for row in rows], np.arange(10) / 25, atol=1e-3)
+    assert photos_done(out, recipe.origin) == {str(talk), str(cut_off)}
+
+
+def test_files_besides_the_rows(photos, tmp_path):
+    """Two photographs of one name, from two folders, keep their files apart."""
+    out = place(str(tmp_path / "out"))
+    other = tmp_path / "other" / "0.jpg"
+    other.parent.mkdir()
+    other.write_bytes(PHOTO.read_bytes())
+    recipe, _ = recipe_of(None, None, out)
+    both = [photos[0], place(str(other))]
+    PartWorker(dataclasses.replace(recipe, roots=(photos[0],), save=("json", "ply")))(a_batch(both))
+    names = sorted(file.name for file in (tmp_path / "out" / "files").iterdir())
+    assert len(names) == 4 and [name.rpartition(".")[2] for name in names].count("ply") == 2
+    assert photos_done(out, recipe.origin) == {photo.name for photo in both}
 
 
 def test_for_map_batches(reconstruct):

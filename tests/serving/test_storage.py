@@ -133,7 +133,10 @@ def test_photos_done(out):
     names = sorted(info.path.rpartition("/")[2] for info in out.files())
     assert names == sorted(["notes.parquet", part_name(["a", "b"]), part_name(["c"]) + ".damaged"])
     assert photos_done(out, ORIGIN) == {"a", "b"}
-    assert forget_errors(out) == 1
+    write_part(
+        out, rows_of("v.mp4", []) + rows_of("v.mp4", [], "cut off")
+    )  # a row that is good before one that says why
+    assert forget_errors(out) == 2
     assert photos_done(out, ORIGIN) == {"a"}
     assert forget_errors(out) == 0
 
@@ -155,9 +158,11 @@ def test_results_of_others_are_not_mixed(tmp_path, origin, message):
 
 
 def test_cut_covers_all_once():
-    for count, workers in ((1, 2), (40, 2), (2000, 2), (10**5, 4)):
-        photos = list(range(count))
-        pieces = cut(photos, workers)
+    for count, workers in ((1, 2), (40, 2), (2000, 2), (10**4, 4)):
+        photos = [Place(filesystem=None, path=f"{i}.jpg", prefix="") for i in range(count)]
+        video = Place(filesystem=None, path="talk.MP4", prefix="")
+        first, *pieces = cut([*photos[:1], video, *photos[1:]], workers)
+        assert first == [video]
         assert [p for piece in pieces for p in piece] == photos
         assert max(map(len, pieces)) <= 512 and (len(pieces) >= workers or count < 32)
 
