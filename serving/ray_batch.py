@@ -30,9 +30,9 @@ from runtime.errors import ClnError, EngineUnavailableError, InvalidInputError
 from runtime.face_model import load_face_model
 from runtime.files import sha256
 from runtime.image import IMAGE_SUFFIXES
+from runtime.items import VIDEO_SUFFIXES
 from runtime.manifest import Manifest
 from runtime.savers import SAVERS, check_savers
-from runtime.video import VIDEO_SUFFIXES
 from serving.ray_workers import BATCH, FILES, PartWorker, Recipe, is_video
 from serving.results import forget_errors, part_name, photos_done
 from serving.rows import Origin

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from runtime.errors import FileFormatError, InvalidInputError
 from runtime.files import sha256
 from runtime.image import decode_image
+from runtime.items import VIDEO_SUFFIXES
 from runtime.reconstructor import Prepared, Reconstructor
 from runtime.savers import Photograph, save
-from runtime.video import VIDEO_SUFFIXES
 from serving.rows import Origin, row_of, rows_of, table_of, to_bytes
 from serving.storage import Place, StorageError
 
