@@ -16,6 +16,7 @@ from training.synthetic.sheets import Sheet
 
 FloatArray = NDArray[np.float32]
 
+_CLEAR = 0.97  # share of the sky that hair may leave to eyes which it does not cover
 _OPEN_MOUTH = 1.2  # mm between the inner lips from which one sees in
 
 
@@ -31,17 +32,28 @@ class Dressed:
 
 
 def dress(
-    rng: np.random.Generator, library: AssetLibrary, head: Head, vertices: FloatArray, *, hatted: bool
+    rng: np.random.Generator,
+    library: AssetLibrary,
+    head: Head,
+    vertices: FloatArray,
+    *,
+    hatted: bool,
+    clear: bool = False,
 ) -> Dressed:
-    """What a head with these vertices (M, 3) wears; `hatted`: another hat is on it already."""
+    """What a head with these vertices (M, 3) wears; `hatted`: another hat is on it already.
+
+    `clear`: nothing that could cover the eyes.
+    """
     dressed = Dressed()
-    if not hatted and chance(rng, 0.05):
+    if not hatted and chance(rng, 0.05) and not clear:
         hat = library.hats[int(rng.integers(len(library.hats)))]
         felt = library.hat_textures[int(rng.integers(len(library.hat_textures)))]
         dressed.sheets.append(hat.sheet(vertices, material=CLOTH, look=LOOK_FELT, texture=felt))
         dressed.hat, dressed.occlusion = True, hat.occlusion
     if not hatted and not dressed.hat and chance(rng, 0.84):
         hair = library.hair[int(rng.choice(len(library.hair), p=library.hair_shares))]
+        if clear and hair.occlusion[head.landmark_vertices[36:48]].min() < _CLEAR:
+            hair = max(library.hair, key=lambda style: float(style.occlusion[head.landmark_vertices[36:48]].min()))
         dressed.sheets.append(hair.sheet(vertices, material=HAIR, look=LOOK_CARDS, round_about=head.shell.center))
         dressed.hair, dressed.occlusion = True, hair.occlusion
     if chance(rng, 0.7):

@@ -43,8 +43,8 @@ def with_opening(head: Head, coefficients: FloatArray, opening: float) -> FloatA
 
 
 def eye_renders(factory: FaceFactory, count: int = 200, *, start: int = 0) -> Iterator[tuple[Sample, str]]:
-    """Renders with closed, half and open eyes in turn, each with its name in `OPENINGS`."""
+    """Renders with closed, half and open eyes in turn, nothing before them, each with its name in `OPENINGS`."""
     names = list(OPENINGS)
     for index in range(count):
         name = names[index % len(names)]
-        yield factory.sample(start + index, opening=OPENINGS[name]), name
+        yield factory.sample(start + index, opening=OPENINGS[name], clear=True), name

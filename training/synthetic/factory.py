@@ -95,17 +95,17 @@ class FaceFactory:
 
     def sample(
         self, index: int, *, rotation: FloatArray | None = None, expression: FloatArray | None = None,
-        opening: float | None = None,
+        opening: float | None = None, clear: bool = False,
     ) -> Sample:  # fmt: skip
         """Picture `index` (any non-negative integer).
 
         `rotation (3, 3)` turns its head otherwise, `expression (10,)` gives it another one, `opening` opens its eyes as
-        far (1: as the mean face's, 0: shut); all else stays the same.
+        far (1: as the mean face's, 0: shut), `clear` omits what could cover them; all else stays the same.
         """
         rng = stream(self.seed, 0, index)
         subject = self._subject(rng, rotation, expression, opening)
         lights, backdrop = self._surroundings(rng)
-        light, cover, tones = self._render(rng, subject, lights)
+        light, cover, tones = self._render(rng, subject, lights, clear=clear)
         level = lights.level
         if backdrop is None:
             backdrop = self._backgrounds.sample(rng, self.size)
@@ -113,7 +113,7 @@ class FaceFactory:
                 max(level, 0.05) * (uniform(rng, 0.4, 1.7) if chance(rng, 0.85) else uniform(rng, 0.02, 0.3))
             )
         picture = light + backdrop * (1 - cover[..., None])
-        if chance(rng, 0.2):
+        if chance(rng, 0.2) and not clear:
             points = self._face_model.at_landmarks(subject.vertices[self._head.face_vertices])
             seen = points @ subject.camera.pose[:2, :3].T + subject.camera.pose[:2, 3]
             for _ in range(1 if chance(rng, 0.7) else 2):
@@ -154,21 +154,23 @@ class FaceFactory:
         )
 
     def _render(
-        self, rng: np.random.Generator, subject: _Subject, lights: Lights
+        self, rng: np.random.Generator, subject: _Subject, lights: Lights, *, clear: bool
     ) -> tuple[FloatArray, FloatArray, tuple[FloatArray, FloatArray]]:
         """Radiance (S, S, 3) premultiplied by coverage, coverage (S, S), and the tones (3,) of skin and hair."""
         head, camera = self._head, subject.camera
         carried = head.shell.carried(subject.vertices - head.mean)
         complexion = random_complexion(rng)
         hair_tones = hair_color(rng, complexion.darkness)
-        hatted, bespectacled = chance(rng, 0.13), chance(rng, 0.2)
+        hatted, bespectacled = chance(rng, 0.13) and not clear, chance(rng, 0.2) and not clear
         worn = accessories.hat(rng, head, carried) if hatted else []
         veiled = any(sheet.look == accessories.LOOK_SCARF for sheet in worn)
         dressed = (
-            Dressed() if self._library is None else dress(rng, self._library, head, subject.vertices, hatted=hatted)
+            Dressed()
+            if self._library is None
+            else dress(rng, self._library, head, subject.vertices, hatted=hatted, clear=clear)
         )
         sheets = dressed.sheets
-        if not veiled and not dressed.hair:
+        if not veiled and not dressed.hair and not clear:
             sheets += random_hair(rng, head, carried, -camera.rotation[1], flat=hatted or dressed.hat)
         if veiled or chance(rng, 0.93):
             worn.append(accessories.clothes(rng, head, subject.vertices, subject.normals, veiled=veiled))
