@@ -127,7 +127,14 @@ class FaceClient:
             inputs.append(tensor)
         options: dict[str, Any] = {"client_timeout": self._timeout} if self._is_grpc else {}
         reply = self._ask("infer", self._name, inputs, **options)
-        return unpack_faces({name: reply.as_numpy(name) for name in OUTPUTS}, self.face_model, self._crop_size)
+        try:
+            tensors_out = {name: reply.as_numpy(name) for name in OUTPUTS}
+        except ValueError as error:  # shape and content do not agree
+            raise ServerError(
+                f"{self._url}: its answers have no content ({error}); a Python backend from before NumPy 2 gives such: "
+                "install numpy<2 in the server's Python, or a newer server"
+            ) from None
+        return unpack_faces(tensors_out, self.face_model, self._crop_size)
 
     @staticmethod
     def _tensors(image: Any, boxes: ArrayLike | None) -> dict[str, tuple[NDArray[Any], str]]:

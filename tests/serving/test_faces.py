@@ -192,6 +192,21 @@ def test_urls_that_are_none(url):
         FaceClient(url)
 
 
+def test_answers_without_content_name_their_cause(server, monkeypatch):
+    """What a server gives whose Python backend was built before NumPy 2, and runs with it."""
+    with FaceClient(server.grpc) as client:
+        whole = client._ask
+
+        def without_content(method, *arguments, **options):
+            reply = whole(method, *arguments, **options)
+            reply._result.raw_output_contents[:] = [b""] * len(reply._result.raw_output_contents)
+            return reply
+
+        monkeypatch.setattr(client, "_ask", without_content)
+        with pytest.raises(ServerError, match="numpy<2"):
+            client(PHOTO)
+
+
 def test_client_refusals(server):
     model = load_face_model()
     with pytest.raises(MismatchError, match="pass the same one"):
