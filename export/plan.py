@@ -1,13 +1,14 @@
 """Plans: an ONNX graph, already of the right precision, through TensorRT-RTX or TensorRT; Polygraphy drives both.
 
 TensorRT-RTX builds ahead of time and needs no GPU; its plans serve several compute capabilities. TensorRT builds for
-the GPU in the machine. Which of the two Polygraphy works with is settled when it is first imported, for the process.
+the GPU in the machine. Which of the two Polygraphy works with is settled when its part for them is first imported, for
+the process.
 """
 
 from __future__ import annotations
 
 import functools
-import os
+import sys
 import time
 import warnings
 from collections import Counter
@@ -29,7 +30,7 @@ BUILDERS = ("tensorrt_rtx", "tensorrt")
 # TensorRT-RTX's own choice when none is named. It advises against adding 7.5 to others: all would run Turing's code.
 PORTABLE = ("8.0+",)
 OPTIMAL_BATCH = 1  # one face in one frame is the common case, and the one where latency counts
-_SWITCH = "POLYGRAPHY_USE_TENSORRT_RTX"
+_BACKEND = "polygraphy.backend.trt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +151,12 @@ def polygraphy_for(builder: str) -> Iterator[None]:
         EngineUnavailableError: it is not installed.
     """
     rtx = builder == "tensorrt_rtx"
-    os.environ[_SWITCH] = str(int(rtx))
     try:
         from polygraphy import config
     except ImportError:
         raise EngineUnavailableError("building a plan needs Polygraphy; run: pip install 'cln[cpu,export]'") from None
+    if _BACKEND not in sys.modules:
+        config.USE_TENSORRT_RTX = rtx  # as its environment variable does where nothing of it is imported yet
     from polygraphy.backend.trt import util
     from polygraphy.exception import PolygraphyException
     from polygraphy.logger import G_LOGGER
