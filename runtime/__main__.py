@@ -103,7 +103,7 @@ def _tell_each(outcomes: Iterable[Outcome], out: Path, savers: Sequence[str]) ->
     for outcome in outcomes:
         total += 1
         for note in outcome.notes:
-            print(f"warning: {note}", file=sys.stderr)
+            print(f"warning: {outcome.photo}: {note}", file=sys.stderr)
         if outcome.error is None:
             print(_describe(outcome, out, savers))
         else:
@@ -143,7 +143,7 @@ def _tell_sum(outcomes: Iterable[Outcome], total: int, work: Work) -> int:
         faces += len(outcome.faces)
         finished += outcome.finished
         empty += outcome.error is None and not outcome.finished and not outcome.faces
-        notes += outcome.notes
+        notes += [f"{outcome.photo}: {note}" for note in outcome.notes]
         if outcome.error is not None:
             skipped.append(outcome.error)
         if sys.stderr.isatty():

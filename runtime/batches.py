@@ -28,7 +28,7 @@ from runtime.command import one_line
 from runtime.errors import ClnError
 from runtime.face import Face
 from runtime.files import sha256, sha256_of_file
-from runtime.image import decode_image, read_bytes
+from runtime.image import decode_noted, read_bytes
 from runtime.items import Item
 from runtime.reconstructor import Prepared, Reconstructor
 from runtime.results import Results, Target
@@ -215,11 +215,11 @@ def _read(run: Run, item: Item, in_hand: _InHand) -> _Read:
         content, settings = sha256(data), run.settings_of(item)
         if not run.again and run.results.is_finished(item.stem, content, settings):
             return _Read(item=item, finished=True)
-        image = decode_image(data, name=str(item.path))
+        image, notes = decode_noted(data, name=str(item.path))
         prepared = run.reconstruct.prepare(image, run.boxes.get(item.path))
     except Exception as error:
         return _Read(item=item, error=_why(item, error))
-    read = _Read(item=item, content=content, settings=settings, image=image, prepared=prepared)
+    read = _Read(item=item, content=content, settings=settings, image=image, notes=notes, prepared=prepared)
     in_hand.add(read.bytes)
     return read
 

@@ -133,13 +133,29 @@ def _tolerant_output() -> Iterator[list[OSError]]:
     sys.stdout, sys.stderr = (_tolerant(stream, lost) for stream in before[:2])
     warnings.showwarning = _show_warning
     try:
-        yield lost
+        with _silent_opencv():
+            yield lost
     finally:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 with contextlib.suppress(OSError, ValueError):
                     stream.flush()
         sys.stdout, sys.stderr, warnings.showwarning = before
+
+
+@contextlib.contextmanager
+def _silent_opencv() -> Iterator[None]:
+    """What OpenCV says of a damaged file is in our error already."""
+    cv2 = sys.modules.get("cv2")
+    if cv2 is None or "OPENCV_LOG_LEVEL" in os.environ:
+        yield
+        return
+    logs: Any = cv2.utils.logging
+    before = logs.setLogLevel(logs.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logs.setLogLevel(before)
 
 
 def _tolerant(stream: Any, lost: list[OSError]) -> Any:

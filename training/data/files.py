@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from runtime import safetensors
 from runtime.errors import FileFormatError
 from runtime.files import sha256
-from runtime.image import read_image
+from runtime.image import read_image, upright_size
 from runtime.roi import Roi, crop
 
 logger = logging.getLogger(__name__)
@@ -252,22 +252,12 @@ def image_beside(path: Path) -> Path:
 
 
 def image_height(path: Path) -> int:
-    """Height of an image in pixels: from the header of a JPEG or a PNG, without decoding it.
+    """Height of an upright image in pixels, as labels count it (`runtime.image`), mostly without decoding it.
 
     Raises:
-        FileFormatError: The header can't be read.
+        FileFormatError: The file can't be read.
     """
-    with path.open("rb") as file:
-        head = file.read(65536)
-    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) >= 24:
-        return int.from_bytes(head[20:24], "big")
-    position = 2
-    while head[:2] == b"\xff\xd8" and position + 9 < len(head) and head[position] == 0xFF:
-        marker, length = head[position + 1], int.from_bytes(head[position + 2 : position + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # the frame headers, SOF0 to SOF15
-            return int.from_bytes(head[position + 5 : position + 7], "big")
-        position += 2 + length
-    return int(read_image(path).shape[0])  # a long comment or another format: decode it
+    return upright_size(path)[1]
 
 
 def numbers(path: Path, content: dict[str, Any], name: str, size: int) -> NDArray[np.float64]:
