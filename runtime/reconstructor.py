@@ -21,7 +21,7 @@ from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.image import as_bgr
-from runtime.roi import Roi, crop, split_box, to_image
+from runtime.roi import Roi, check_overlap, crop, split_box, to_image
 
 if TYPE_CHECKING:
     from runtime.detection import FaceDetector
@@ -100,7 +100,7 @@ class Reconstructor(Closing):
                 angle (`Roi.from_box`); skips detection.
 
         Raises:
-            InvalidInputError: no image, or a box with NaN or without area.
+            InvalidInputError: no image, or a box with NaN, without area or wholly outside the image.
         """
         if is_on_gpu(image) or getattr(self.engine, "cuts_frames", False):
             return self._on_gpu(image, boxes)
@@ -121,18 +121,22 @@ class Reconstructor(Closing):
         that thread's. Takes and raises what a call does.
         """
         frame = as_bgr(image)
-        rois, outlines, scores = self._regions(frame, boxes)
+        rois, outlines, scores = self._regions(frame, boxes, frame.shape)
         crops = crop(frame, rois, self.engine.manifest.input_size)
         return Prepared(crops=crops, rois=tuple(rois), boxes=tuple(outlines), scores=tuple(scores))
 
-    def _regions(self, frame: NDArray[np.uint8] | None, boxes: ArrayLike | None) -> tuple[list[Roi], list[Any], Any]:
-        """Regions, boxes and scores; `frame` is looked at where no boxes are given."""
+    def _regions(
+        self, frame: NDArray[np.uint8] | None, boxes: ArrayLike | None, shape: Sequence[int] | None
+    ) -> tuple[list[Roi], list[Any], Any]:
+        """Regions, boxes and scores: found in `frame`, or of boxes, which are held against `shape` (H, W, …)."""
         if boxes is None and frame is not None:
             found = self.detector.detect(frame)
             from runtime.detection import roi_from_detection
 
             return [roi_from_detection(d) for d in found], [d.box for d in found], [d.score for d in found]
         given = _rows(boxes)
+        if shape is not None:
+            check_overlap(given, height=shape[0], width=shape[1])
         return [Roi.from_box(box) for box in given], [split_box(box)[0] for box in given], [1.0] * len(given)
 
     def _on_gpu(self, image: Any, boxes: ArrayLike | None) -> list[Face]:
@@ -142,7 +146,7 @@ class Reconstructor(Closing):
             frame = engine.to_host(image) if boxes is None else None
         else:
             frame = image = as_bgr(image)
-        rois, outlines, scores = self._regions(frame, boxes)
+        rois, outlines, scores = self._regions(frame, boxes, getattr(image, "shape", None))
         return self.faces(engine.run_frame(image, rois), rois, outlines, scores)
 
     def run(self, image: Any, rois: Sequence[Roi]) -> NDArray[np.float32]:

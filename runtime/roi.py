@@ -162,6 +162,25 @@ def split_box(box: ArrayLike) -> tuple[tuple[float, float, float, float], float]
     return check_box(values[:4]), values[4]
 
 
+def check_overlap(boxes: Sequence[ArrayLike], *, width: int, height: int) -> None:
+    """Boxes of an image of these sides, each as `split_box` takes it.
+
+    Raises:
+        InvalidInputError: one is wholly outside, where no face can be: such boxes were made for another image or size.
+    """
+    for number, box in enumerate(boxes):
+        (x, y, w, h), angle = split_box(box)
+        c, s = (abs(v) for v in _rotation(angle)[0])
+        reach_x, reach_y = (c * w + s * h) / 2, (s * w + c * h) / 2
+        if not (
+            abs(x + w / 2 - width / 2) < width / 2 + reach_x and abs(y + h / 2 - height / 2) < height / 2 + reach_y
+        ):
+            raise InvalidInputError(
+                f"box {number}: expected a box that overlaps the image of {width} x {height} pixels, "
+                f"got x {x:g}, y {y:g}, {w:g} x {h:g}; was it made for this image, at this size?"
+            )
+
+
 def crop(image: NDArray[np.uint8], rois: Sequence[Roi], size: int) -> NDArray[np.uint8]:
     """Cuts `rois` from `image` into uint8 (B, size, size, 3), BGR.
 

@@ -77,9 +77,17 @@ def test_any_detector_with_the_method_will_do(engine_file):
     assert face.score == 0.5 and face.box == (20, 40, 60, 80)
 
 
-def test_grey_images_are_converted_and_boxes_may_lie_outside(engine_file):
+def test_grey_images_are_converted_and_boxes_may_reach_out(engine_file):
     with Reconstructor(engine_file) as reconstruct:
-        assert len(reconstruct(IMAGE[..., 0], [(-50, -50, 40, 40), (290, 190, 400, 300)])) == 2
+        assert len(reconstruct(IMAGE[..., 0], [(-50, -50, 60, 60), (290, 190, 400, 300)])) == 2
+
+
+@pytest.mark.parametrize("box", [(9000, 9000, 100, 100), (-50, -50, 40, 40), (310, 0, 90, 20, 0), (295, 9, 90, 20, 90)])
+def test_a_box_wholly_outside_is_refused(engine_file, box):
+    """The last one would reach in, were it not turned."""
+    outside = pytest.raises(InvalidInputError, match=r"box 1: expected a box that overlaps the image of 300 x 200")
+    with Reconstructor(engine_file) as reconstruct, outside:
+        reconstruct(IMAGE, [(5, 5, 50, 50), box])
 
 
 @pytest.mark.parametrize("boxes", [[(1, 2, 3)], [(0, 0, 0, 1)], [(0, 0, np.nan, 1)], [None], 7, "boxes", (1, 2, 3, 4)])
