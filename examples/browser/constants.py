@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime import detection, drawing, face_model, manifest, smoothing, tracking, visibility
+from runtime import detection, drawing, face_model, gltf, manifest, smoothing, texture, tracking, visibility
 from runtime.detection import BlazeFaceDetector
 from runtime.engines import onnx
 from runtime.image import MAX_SIDE
@@ -44,7 +44,9 @@ def constants() -> dict[str, Any]:
             "numbers": _numbers(smoothing),
             "settings": {name: setting and asdict(setting) for name, setting in smoothing.SETTINGS.items()},
         },
-        "visibility": {"margin": visibility.MARGIN},
+        "visibility": _numbers(visibility),
+        "texture": _numbers(texture),
+        "gltf": _numbers(gltf),
         "drawing": {
             "contours": [{"first": a, "last": b, "closed": closed} for a, b, closed in drawing.CONTOURS],
             "contourColor": drawing._CONTOUR_COLOR[::-1],

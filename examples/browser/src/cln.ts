@@ -12,13 +12,14 @@ import { type Backend, loadRuntime, Network, runtimeFiles, usableThreads } from 
 import { ClnError } from "./cln/errors";
 import { Face } from "./cln/face";
 import { FaceModel } from "./cln/face_model";
+import { toGlb } from "./cln/glb";
 import { type ImageSource, PixelReader, type Pixels } from "./cln/image";
 import { type Manifest, readManifest } from "./cln/manifest";
 import { crop, type Roi } from "./cln/roi";
 import { type TrackedFace, Tracker, type TrackerOptions } from "./cln/tracking";
 
 export type { Backend, Detection, ImageSource, Manifest, Pixels, Roi, TrackedFace, TrackerOptions };
-export { ClnError, Face, runtimeFiles };
+export { ClnError, Face, runtimeFiles, toGlb };
 
 export interface Options {
   /** Where the asset files lie; default: `assets/` beside the page. */

@@ -120,6 +120,9 @@ def main(out: Path, *, quick: bool) -> None:
             if not quick and not values["clip"]:
                 names += pictures(out, reconstruct)
                 values["clip"] = clip(out, reconstruct)
+            if not quick and engine == ENGINES[0]:
+                image = read_image(ASTRONAUT)
+                reconstruct(image)[0].save_glb(out / "runtime.glb", image)
             values["pictures"][engine] = {name: faces_of(out / name, reconstruct) for name in names}
     bad_input(out)
     (out / "expected.json").write_text(json.dumps(values), encoding="utf-8")

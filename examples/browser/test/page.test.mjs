@@ -3,7 +3,7 @@
  * CLN_EXPECTED (the folder that `expected.py` wrote) in the environment. Screenshots go into CLN_EXPECTED.
  */
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { copyFile, readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
@@ -37,6 +37,31 @@ function distance(a, b) {
 function between(a, b) {
   const trace = a.reduce((sum, value, i) => sum + value * b[i], 0);
   return (Math.acos(Math.min(1, Math.max(-1, (trace - 1) / 2))) * 180) / Math.PI;
+}
+
+/** A .glb file's JSON, and what its accessors say. */
+async function readGlb(path) {
+  const data = await readFile(path);
+  const length = data.readUInt32LE(12);
+  const json = JSON.parse(data.subarray(20, 20 + length).toString());
+  const binary = data.subarray(28 + length);
+  const view = (index) => {
+    const { byteOffset = 0, byteLength } = json.bufferViews[index];
+    return binary.subarray(byteOffset, byteOffset + byteLength);
+  };
+  assert.equal(data.readUInt32LE(8), data.length);
+  return {
+    json,
+    floats: (index) => {
+      const bytes = view(json.accessors[index].bufferView);
+      return Array.from({ length: bytes.length / 4 }, (_, i) => bytes.readFloatLE(4 * i));
+    },
+    sparse: (index) => {
+      const { indices, values } = json.accessors[index].sparse;
+      return [view(indices.bufferView).toString("hex"), view(values.bufferView).toString("hex")];
+    },
+    image: () => view(json.images[0].bufferView).toString("base64"),
+  };
 }
 
 let browser;
@@ -111,6 +136,58 @@ describe("photographs", () => {
     assert.deepEqual(Object.keys(saved.faces[0]), Object.keys(fields));
     assert.ok(distance(saved.faces[0].landmarks.flat(), fields.landmarks.flat()) < 2 * PIXELS);
   });
+
+  test("the mesh file is the runtime's", async (t) => {
+    if ((await view.page.inputValue("#engine")) !== "edge.onnx") await view.page.selectOption("#engine", "edge.onnx");
+    await status(view.page, "Ready|astronaut");
+    await choose(view.page, file("astronaut.jpg"));
+    const [download] = await Promise.all([view.page.waitForEvent("download"), view.page.click("#save-glb")]);
+    assert.equal(download.suggestedFilename(), "astronaut_0.glb");
+    const [own, reference] = [await readGlb(await download.path()), await readGlb(file("runtime.glb"))];
+    await copyFile(await download.path(), file("page.glb"));
+    const shape = ({ accessors, ...rest }) => ({
+      ...rest,
+      accessors: accessors.map(({ bufferView, min, max, sparse, byteOffset, ...fields }) => fields),
+    });
+    // Materials spell defaults out or not.
+    const bare = ({ bufferViews, buffers, images, meshes, materials, ...rest }) => shape(rest);
+    const withoutDefaults = (json) =>
+      JSON.parse(JSON.stringify(json, (_, value) => (value === null ? undefined : value)));
+    assert.deepEqual(bare(own.json), withoutDefaults(bare(reference.json)));
+    assert.deepEqual(own.json.meshes[0].primitives, withoutDefaults(reference.json.meshes[0].primitives));
+    assert.deepEqual(own.json.meshes[0].extras.targetNames, reference.json.meshes[0].extras.targetNames);
+    assert.ok(largest(own.json.meshes[0].weights, reference.json.meshes[0].weights) < 0.02);
+    for (const [name, tolerance] of Object.entries({ POSITION: 1e-4, NORMAL: 0.02, TEXCOORD_0: 1e-5 })) {
+      const [a, b] = [own, reference].map((glb) => glb.floats(glb.json.meshes[0].primitives[0].attributes[name]));
+      assert.ok(largest(a, b) < tolerance, `${name}: ${largest(a, b)}`);
+    }
+    const moves = own.json.meshes[0].primitives[0].targets.map(({ POSITION }) =>
+      [own, reference].map((glb) => glb.sparse(POSITION)),
+    );
+    for (const [a, b] of moves) assert.deepEqual(a, b);
+    const apart = await view.page.evaluate(compareImages, [own.image(), reference.image()]);
+    t.diagnostic(
+      `texture: ${apart.mean.toFixed(2)} levels apart in the mean, ${(100 * apart.far).toFixed(2)} % of the texels by more than 20`,
+    );
+    assert.ok(apart.mean < 2 && apart.far < 0.02);
+  });
+
+  /** In the page: how far two pictures (base64) are apart. */
+  async function compareImages(pictures) {
+    const [a, b] = await Promise.all(
+      pictures.map(async (text) => {
+        const bitmap = await createImageBitmap(new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))]));
+        const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
+        context.drawImage(bitmap, 0, 0);
+        return context.getImageData(0, 0, bitmap.width, bitmap.height).data;
+      }),
+    );
+    const differences = Array.from(a, (value, i) => Math.abs(value - b[i]));
+    return {
+      mean: differences.reduce((sum, value) => sum + value, 0) / a.length,
+      far: differences.filter((value) => value > 20).length / a.length,
+    };
+  }
 
   test("a file that is no picture: a sentence", async () => {
     await view.page.setInputFiles("#file", file("wrong.png"));

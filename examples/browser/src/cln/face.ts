@@ -27,7 +27,7 @@ export class Face {
   /** 68 (x, y, z). */
   readonly landmarks: Float32Array;
   readonly pose: Pose;
-  private readonly model: FaceModel;
+  readonly model: FaceModel;
   private readonly cropSize: number;
   private mesh: Float32Array | undefined;
 
@@ -46,6 +46,14 @@ export class Face {
   get vertices(): Float32Array {
     this.mesh ??= toImage(this.model.vertices(this.params), this.roi, this.cropSize);
     return this.mesh;
+  }
+
+  /** The vertices in the model frame, millimetres, with the face's shape and neither pose nor expression. */
+  get neutral(): Float32Array {
+    const params = this.params.slice();
+    params.fill(0, 0, constants.faceModel.poseSize);
+    for (const diagonal of [0, 5, 10]) params[diagonal] = 1;
+    return this.model.vertices(params.fill(0, params.length - this.model.expressionCount));
   }
 
   /** Three vertex numbers each, counter-clockwise seen from outside the face in the y-up model frame. */

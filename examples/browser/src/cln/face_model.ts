@@ -12,13 +12,13 @@ const POSE = constants.faceModel.poseSize;
 export class FaceModel {
   private constructor(
     readonly name: string,
+    readonly license: string,
     readonly sha256: string | undefined,
     readonly vertexCount: number,
     readonly numParams: number,
+    readonly shapeCount: number,
     /** (T, 3) vertex numbers, counter-clockwise seen from outside in the y-up model frame. */
     readonly triangles: Uint32Array,
-    /** (N, 2) */
-    readonly uv: Float32Array,
     private readonly vertexRows: Float32Array,
     private readonly landmarkRows: Float32Array,
   ) {}
@@ -50,14 +50,30 @@ export class FaceModel {
     const landmarks = landmarkCorners(tensors, get);
     return new FaceModel(
       metadata.name ?? name,
+      metadata.license ?? "",
       await sha256(data),
       vertexCount,
       POSE + get("shape_basis").shape[0] + get("expression_basis").shape[0],
+      get("shape_basis").shape[0],
       triangles,
-      get("uv").values as Float32Array,
       vertexRows,
       rowsOfPoints(vertexRows, vertexCount, landmarks),
     );
+  }
+
+  get expressionCount(): number {
+    return this.numParams - POSE - this.shapeCount;
+  }
+
+  /** The mean face, N (x, y, z), millimetres. */
+  get mean(): Float32Array {
+    return this.vertexRows.subarray(0, 3 * this.vertexCount);
+  }
+
+  /** How far expression mode `k` moves each vertex, N (x, y, z), millimetres per unit. */
+  expressionMode(k: number): Float32Array {
+    const row = 1 + this.shapeCount + k;
+    return this.vertexRows.subarray(3 * row * this.vertexCount, 3 * (row + 1) * this.vertexCount);
   }
 
   /** 68 landmarks (x, y, z), … in the crop's frame. */

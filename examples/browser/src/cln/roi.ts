@@ -103,15 +103,15 @@ export function crop(image: Pixels, roi: Roi, size: number, out: Uint8Array): vo
     sample(image, place, size, out);
     return;
   }
-  const [part, firstX, firstY] = averageBlocks(image, roi, block);
+  const [xs, ys] = blocksOf(image, roi, block);
   const averaged = {
     ...place,
-    x: (place.x + 0.5) / block - 0.5 - firstX,
-    y: (place.y + 0.5) / block - 0.5 - firstY,
+    x: (place.x + 0.5) / block - 0.5 - xs[0],
+    y: (place.y + 0.5) / block - 0.5 - ys[0],
     cosine: place.cosine / block,
     sine: place.sine / block,
   };
-  sample(part, averaged, size, out);
+  sample(averageBlocks(image, block, xs, ys), averaged, size, out);
 }
 
 function sample({ data, width, height }: Pixels, place: Placement, size: number, out: Uint8Array): void {
@@ -138,18 +138,23 @@ function sample({ data, width, height }: Pixels, place: Placement, size: number,
   }
 }
 
-/** Block means of the part of `image` that `roi` needs, and the index of that part's first block along x and y. */
-function averageBlocks(image: Pixels, roi: Roi, block: number): [Pixels, number, number] {
+/** First and last + 1 of the blocks that `roi` needs along x and y. */
+function blocksOf(image: Pixels, roi: Roi, block: number): [Span, Span] {
   const radians = (roi.angle * Math.PI) / 180;
   const reach = (roi.side / 2) * (Math.abs(Math.cos(radians)) + Math.abs(Math.sin(radians)));
-  const span = (center: number, length: number): [number, number] => {
+  const span = (center: number, length: number): Span => {
     const blocks = Math.ceil(length / block);
     // Two blocks of margin for the bilinear taps; one must remain even where the region misses the image.
     const first = Math.min(Math.max(Math.floor((center - reach) / block) - 2, 0), blocks - 1);
     return [first, Math.max(Math.min(Math.ceil((center + reach) / block) + 2, blocks), first + 1)];
   };
-  const [x0, x1] = span(roi.centerX, image.width);
-  const [y0, y1] = span(roi.centerY, image.height);
+  return [span(roi.centerX, image.width), span(roi.centerY, image.height)];
+}
+
+type Span = readonly [number, number];
+
+/** Means of blocks of n × n pixels on a grid from the image's corner, the edge replicated; of those in two spans. */
+export function averageBlocks(image: Pixels, block: number, [x0, x1]: Span, [y0, y1]: Span): Pixels {
   const [width, height] = [x1 - x0, y1 - y0];
   const data = new Uint8ClampedArray(4 * width * height);
   const sums = new Uint32Array(3 * width);
@@ -172,7 +177,7 @@ function averageBlocks(image: Pixels, roi: Roi, block: number): [Pixels, number,
       for (let channel = 0; channel < 3; channel++) data[to + channel] = blockMean(sums[3 * column + channel], block);
     }
   }
-  return [{ data, width, height }, x0, y0];
+  return { data, width, height };
 }
 
 /** The mean of block × block bytes, for a clamped array, rounded as OpenCV does: halves up for 2 × 2, to even otherwise. */

@@ -1,5 +1,5 @@
 /** The page: a photo or the camera in, contours, mesh and numbers out. */
-import { type Backend, type Face, type Pixels, Reconstructor, type Timings, VideoTracker } from "../cln";
+import { type Backend, type Face, type Pixels, Reconstructor, type Timings, toGlb, VideoTracker } from "../cln";
 import { Camera } from "./camera";
 import { Downloads, megabytes } from "./download";
 import { isolate } from "./isolation";
@@ -335,6 +335,11 @@ function watchControls(): void {
     if (meshView) meshView.surface = surfaceSelect.value as Surface;
   });
   for (const select of [backendSelect, engineSelect]) select.addEventListener("change", reload);
+  saveGlb.addEventListener("click", async () => {
+    const face = faces[selected];
+    const pixels = pictureContext.getImageData(0, 0, picture.width, picture.height);
+    if (face) save(await toGlb(face, pixels), "model/gltf-binary", `_${selected}.glb`);
+  });
   saveJson.addEventListener("click", () => {
     save(`${JSON.stringify({ image: shownName, faces })}\n`, "application/json", ".json");
   });
