@@ -25,7 +25,9 @@ _BINS = ("[0, 30]", "(30, 60]", "(60, 90]")
 
 def report(engines: Sequence[Path], data: Sequence[str], face_model_path: Path | None = None) -> dict[str, Any]:
     """NME of each engine on each data set, as `training.evaluate` names them."""
-    from training.evaluate import data_name, evaluate_data, finite, load_predictor
+    from training.evaluation.predictors import finite, load_predictor
+    from training.evaluation.report import evaluate_data
+    from training.evaluation.sets import data_name
 
     face_model = load_face_model(face_model_path)
     results = []

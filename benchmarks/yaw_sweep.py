@@ -31,8 +31,9 @@ from runtime.roi import Roi
 from training.crops import aligned_crops
 from training.data.samples import HELD_OUT_SEED, image_size
 from training.decoder import Decoder
-from training.evaluation.accuracy import Predict, load_predictor, yaw_of
+from training.evaluation.accuracy import yaw_of
 from training.evaluation.figures import load_pyplot
+from training.evaluation.predictors import Predict, load_predictor
 
 FRAMES = 7
 _FRAME_SIZE = 256

@@ -28,10 +28,11 @@ from runtime.face_model import load_face_model
 from runtime.files import write_atomically
 from training.checkpoint import load_plain
 from training.config import CLNConfig, load_config
-from training.evaluate import data_name, evaluate_data
-from training.evaluation.accuracy import torch_predictor
 from training.evaluation.metrics import YawBins
+from training.evaluation.predictors import torch_predictor
 from training.evaluation.published import ABLATION, PublishedAblation
+from training.evaluation.report import evaluate_data
+from training.evaluation.sets import data_name
 from training.learning.sources import data_label
 from training.learning.state import STATE_NAME, check_recipe
 from training.model import CLN, reparameterize

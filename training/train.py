@@ -33,7 +33,7 @@ from training.checkpoint import Checkpoint, load_checkpoint
 from training.config import TrainConfig, config_names, load_config
 from training.data.aflw2000 import load_aflw2000
 from training.data.catalog import KINDS_WITH_PARAMS, KINDS_WITH_POINTS, report_skipped
-from training.learning.distributed import Team, join_team
+from training.learning.distributed import ProcessGroup, join_process_group
 from training.learning.forward import pick_device
 from training.learning.run import Run, RunOptions
 from training.learning.sources import DataShare, SourceOptions, data_label, match_face_model, open_sources, parse_data
@@ -170,7 +170,7 @@ def starting_checkpoint(options: TrainOptions, face_model: FaceModel) -> Checkpo
     return None
 
 
-def open_run(options: TrainOptions, team: Team) -> Run:
+def open_run(options: TrainOptions, processes: ProcessGroup) -> Run:
     """The run that a command line asks for, its samples rendered."""
     face_model = load_face_model(options.face_model)
     config = match_face_model(config_of(options), face_model, with_params=not options.points_alone)
@@ -178,17 +178,17 @@ def open_run(options: TrainOptions, team: Team) -> Run:
     if start is not None:
         config = dataclasses.replace(config, model=start.config)
     state = None
-    if team.leads:
+    if processes.leads:
         labels = [one.labels for one in options.data]
         state = open_run_folder(options.out, config, face_model, resume=options.resume, labels=labels)
-    state = team.broadcast(state)
+    state = processes.broadcast(state)
     photographs = None
     if options.val:
         kind, _, folder = options.val.partition(":")
         if kind != "aflw2000" or not folder:
             raise InvalidInputError(f"Expected aflw2000:DIR for --val, got '{options.val}'.")
-        photographs = load_aflw2000(folder) if team.leads else None
-    sources = open_sources(options.data, options.sources, face_model, config.model.input_size, team)
+        photographs = load_aflw2000(folder) if processes.leads else None
+    sources = open_sources(options.data, options.sources, face_model, config.model.input_size, processes)
     fine_tunes = start is not None or options.points_alone
     run_options = RunOptions(
         out=options.out,
@@ -200,7 +200,7 @@ def open_run(options: TrainOptions, team: Team) -> Run:
         data=data_label(options.data),
         command="python -m training.train " + " ".join(sys.argv[1:]),
     )
-    return Run(config, sources, face_model, run_options, photographs, state, team, start)
+    return Run(config, sources, face_model, run_options, photographs, state, processes, start)
 
 
 @command(interrupted="what was rendered is kept")  # a run in progress takes Ctrl-C as its flag
@@ -209,9 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     torch.set_num_threads(options.threads)
     options = dataclasses.replace(options, device=pick_device(options.device))
-    with join_team(options.device) as team:
-        logging.basicConfig(level=logging.INFO if team.leads else logging.WARNING, format="%(asctime)s %(message)s")
-        run = open_run(options, team)
+    with join_process_group(options.device) as processes:
+        logging.basicConfig(
+            level=logging.INFO if processes.leads else logging.WARNING, format="%(asctime)s %(message)s"
+        )
+        run = open_run(options, processes)
         finished = run.train()
         for source in run.mixture.sources:
             for line in report_skipped(source.samples):

@@ -134,15 +134,16 @@ def test_memory_grows_where_it_is_held(engine_file, monkeypatch):
 
 def test_accuracy_compares_engines_on_the_same_faces(engine_file, tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
-    from training import evaluate
+    from training.evaluation import report
+    from training.evaluation.accuracy import Accuracy
     from training.evaluation.metrics import YawBins
 
     def fixed(predict, size, face_model, data):
         mean = 3.0 if predict(np.zeros((1, size, size, 3), np.uint8)).shape == (1, 62) else 0.0
         bins = YawBins(bins=(mean, None, 2 * mean), mean=1.5 * mean)
-        return evaluate.Accuracy(nme=bins, zero_coefficients=bins, faces=7)
+        return Accuracy(nme=bins, zero_coefficients=bins, faces=7)
 
-    monkeypatch.setattr(evaluate, "evaluate_data", fixed)
+    monkeypatch.setattr(report, "evaluate_data", fixed)
     names = ["--engine", str(engine_file), str(engine_file), "--data", "synthetic:7"]
     assert accuracy.main([*names, "--json", str(tmp_path / "a.json"), "--markdown", str(tmp_path / "a.md")]) == 0
     assert json.loads((tmp_path / "a.json").read_text())["results"][0] == {

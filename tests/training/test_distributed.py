@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from runtime.errors import InvalidInputError
-from tests.training.team_run import train
+from tests.training.process_group_run import train
 from training.checkpoint import load_checkpoint
-from training.learning.distributed import Team, join_team
+from training.learning.distributed import ProcessGroup, join_process_group
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,8 +19,16 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def team_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left behind."""
-    folder = tmp_path_factory.mktemp("team")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.training.team_run"]
+    folder = tmp_path_factory.mktemp("processes")
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "tests.training.process_group_run",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *launch, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
@@ -32,7 +40,7 @@ def team_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_make_the_steps_of_one(team_folder: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     ranks = [json.loads((team_folder / f"rank{rank}.json").read_text()) for rank in range(2)]
-    totals, run = train(tmp_path / "alone", Team())
+    totals, run = train(tmp_path / "alone", ProcessGroup())
     assert ranks[0]["totals"] == ranks[1]["totals"]
     np.testing.assert_allclose(ranks[0]["totals"], totals, rtol=1e-5)
     weights = [dict(np.load(team_folder / f"weights{rank}.npz")) for rank in range(2)]
@@ -59,13 +67,15 @@ def test_the_first_process_alone_logs_and_saves_and_one_can_stop_all(team_folder
 
 
 def test_parts_are_dealt_out_evenly() -> None:
-    shares = [list(Team(rank=rank, size=3).share(6)) for rank in range(3)]
+    shares = [list(ProcessGroup(rank=rank, size=3).share(6)) for rank in range(3)]
     assert shares == [[0, 1], [2, 3], [4, 5]]
     with pytest.raises(InvalidInputError, match="multiple of 4"):
-        Team(rank=0, size=4).share(6)
+        ProcessGroup(rank=0, size=4).share(6)
 
 
 def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join_team("cpu") as team:
-        assert team == Team() and team.leads and team.broadcast(3) == 3 and not team.any(False)
+    with join_process_group("cpu") as processes:
+        assert (
+            processes == ProcessGroup() and processes.leads and processes.broadcast(3) == 3 and not processes.any(False)
+        )

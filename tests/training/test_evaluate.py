@@ -25,20 +25,24 @@ from training import evaluate
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.data.aflw2000 import AnnotatedFace, load_aflw2000
 from training.data.landmarks import AFLW_21, IBUG_68, PointFace
-from training.evaluate import study_rows
-from training.evaluation import accuracy
-from training.evaluation.accuracy import evaluate_real, read_batches
+from training.evaluation import photographs, sets
+from training.evaluation import reading as reading_module
+from training.evaluation import report as report_module
 from training.evaluation.permutations import other_permutations
 from training.evaluation.photographs import (
     Study,
-    look,
     point_norm,
     study_photographs,
     study_points,
     unique_names,
+    view_faces,
     worst_tiles,
 )
-from training.evaluation.tables import PROTOCOL, Row, markdown, model_rows, ratio
+from training.evaluation.predictors import load_predictor
+from training.evaluation.reading import read_batches
+from training.evaluation.report import evaluate_data, evaluate_permutations
+from training.evaluation.sets import read_yaws
+from training.evaluation.tables import PROTOCOL, Row, markdown, model_rows, ratio, study_rows
 from training.model import CLN
 
 SIZE = 32
@@ -79,13 +83,13 @@ def test_perfect_parameters_have_no_error_and_a_shift_has_its_own(
     truth = make_params(len(YAWS), size=200)
     rois = [Roi.from_landmarks(face.landmarks) for face in faces]
     answers = np.stack([to_crop(row, roi) for row, roi in zip(truth, rois, strict=True)])
-    perfect = evaluate_real(lambda crops: answers, SIZE, face_model, faces, progress=False)
+    perfect = study_photographs(lambda crops: answers, SIZE, face_model, faces, progress=False).accuracy
     assert max(perfect.per_image.values()) < 0.01
     assert perfect.zero_coefficients.mean > 1  # the mean face isn't these faces
 
     shifted = answers.copy()
     shifted[:, 3] += 2.0  # crop pixels to the right
-    result = evaluate_real(lambda crops: shifted, SIZE, face_model, faces, progress=False)
+    result = study_photographs(lambda crops: shifted, SIZE, face_model, faces, progress=False).accuracy
     for face, roi in zip(faces, rois, strict=True):
         width, height = np.ptp(face.landmarks[:, :2], axis=0)
         expected = 100 * 2.0 * roi.side / SIZE / np.sqrt(width * height)
@@ -128,16 +132,16 @@ def test_depth_pose_and_21_points_are_measured(folder: Path, face_model: FaceMod
     answers = np.stack([to_crop(row, roi) for row, roi in zip(truth, rois, strict=True)])
     far = answers.copy()
     far[:, 11] += 5.0  # depth's origin is nobody's
-    perfect = evaluate_real(lambda crops: far, SIZE, face_model, faces, progress=False)
+    perfect = study_photographs(lambda crops: far, SIZE, face_model, faces, progress=False).accuracy
     assert perfect.nme_3d.mean < 0.01 and perfect.nme_21.mean < 0.01 and perfect.pose.geodesic.mean < 0.05
     assert perfect.ced.area > 0.999 and perfect.by_label is None
     turned = answers.copy()
     turn = np.diag([1.0, -1.0, 1.0]) @ euler_to_rotation(0.0, 0.0, 7.0) @ np.diag([1.0, -1.0, 1.0])
     for row in turned:
         row[:12] = np.column_stack([turn @ row[:12].reshape(3, 4)[:, :3], row[:12].reshape(3, 4)[:, 3]]).ravel()
-    result = evaluate_real(
+    result = study_photographs(
         lambda crops: turned, SIZE, face_model, faces, label_yaw=np.array([80.0, 80, 80, -3]), progress=False
-    )
+    ).accuracy
     assert result.pose.geodesic.mean == pytest.approx(7.0, abs=0.05)
     values = list(result.per_image.values())
     assert result.by_label.bins == (values[3], None, pytest.approx(np.mean(values[:3])))
@@ -190,13 +194,13 @@ def test_faces_of_one_image_have_their_own_names() -> None:
 
 def test_yaw_labels_come_by_name_or_in_order(tmp_path: Path) -> None:
     (tmp_path / "yaw.txt").write_text("b.jpg, -40.5\na 10\n\nc 3\n")
-    assert evaluate.read_yaws(str(tmp_path / "yaw.txt"), ["a", "b"]).tolist() == [10.0, -40.5]
+    assert read_yaws(str(tmp_path / "yaw.txt"), ["a", "b"]).tolist() == [10.0, -40.5]
     np.save(tmp_path / "yaw.npy", np.array([1.0, 2.0]))
-    assert evaluate.read_yaws(str(tmp_path / "yaw.npy"), ["a", "b"]).tolist() == [1.0, 2.0]
+    assert read_yaws(str(tmp_path / "yaw.npy"), ["a", "b"]).tolist() == [1.0, 2.0]
     with pytest.raises(MismatchError, match=r"of 3 faces.* got 2"):
-        evaluate.read_yaws(str(tmp_path / "yaw.npy"), ["a", "b", "c"])
+        read_yaws(str(tmp_path / "yaw.npy"), ["a", "b", "c"])
     with pytest.raises(MismatchError, match="for d"):
-        evaluate.read_yaws(str(tmp_path / "yaw.txt"), ["a", "d"])
+        read_yaws(str(tmp_path / "yaw.txt"), ["a", "d"])
 
 
 def array_bytes(values: list, *, pickled: bool = False) -> bytes:
@@ -222,11 +226,11 @@ def array_bytes(values: list, *, pickled: bool = False) -> bytes:
 def test_yaws_that_say_nothing_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(FileFormatError, match=message):
-        evaluate.read_yaws(str(tmp_path / name), ["a"])
+        read_yaws(str(tmp_path / name), ["a"])
 
 
 def test_a_report_folder_holds_it_all(checkpoint: str, folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(evaluate, "BlazeFaceDetector", lambda: SimpleNamespace(detect=lambda image: []))
+    monkeypatch.setattr(report_module, "BlazeFaceDetector", lambda: SimpleNamespace(detect=lambda image: []))
     out = tmp_path / "report"
     arguments = [checkpoint, "--data", f"aflw2000:{folder}", "--report", str(out), "--permutations", "2"]
     assert evaluate.main(arguments) == 0
@@ -265,7 +269,7 @@ def test_other_permutations_are_fixed_and_change_the_answer(face_model: FaceMode
     with pytest.raises(InvalidInputError, match="CDSDA"):
         next(other_permutations(dataclasses.replace(base, config=dataclasses.replace(TINY, cdsda=False)), 1))
     with pytest.raises(InvalidInputError, match="checkpoint"):
-        evaluate.evaluate_permutations("edge.onnx", face_model, "synthetic:3", 1)
+        evaluate_permutations("edge.onnx", face_model, "synthetic:3", 1)
 
 
 def test_an_engine_is_taken_for_its_own_face_model_only(
@@ -275,9 +279,9 @@ def test_an_engine_is_taken_for_its_own_face_model_only(
     monkeypatch.setattr("runtime.engines.load_engine", lambda path: engine)
     path = tmp_path / "edge.onnx"
     path.touch()
-    assert evaluate.load_predictor(path, face_model) == (engine, 96)
+    assert load_predictor(path, face_model) == (engine, 96)
     with pytest.raises(MismatchError, match="small"):
-        evaluate.load_predictor(path, make_face_model(seed=1))
+        load_predictor(path, make_face_model(seed=1))
 
 
 def damage_layout(folder: Path) -> None:
@@ -312,7 +316,7 @@ def test_a_broken_folder_is_refused(folder: Path, damage, message: str) -> None:
 
 def test_unknown_data_is_refused(face_model: FaceModel) -> None:
     with pytest.raises(InvalidInputError, match="aflw2000:DIR"):
-        evaluate.evaluate_data(lambda crops: crops, SIZE, face_model, "pictures")
+        evaluate_data(lambda crops: crops, SIZE, face_model, "pictures")
 
 
 class FakeDetector:
@@ -358,14 +362,14 @@ class Oracle:
 def oracle(make_params, monkeypatch: pytest.MonkeyPatch) -> Oracle:
     result = Oracle(make_params(len(YAWS), size=200), shift=2.0)
     result.pending = []
-    monkeypatch.setattr(accuracy, "crop", result.crop)
+    monkeypatch.setattr(photographs, "crop", result.crop)
     return result
 
 
 @pytest.fixture
 def study(folder: Path, face_model: FaceModel, oracle: Oracle) -> tuple[Study, Oracle]:
     faces = load_aflw2000(folder)
-    return study_photographs(oracle, SIZE, face_model, faces, FakeDetector(faces)), oracle
+    return study_photographs(oracle, SIZE, face_model, faces, FakeDetector(faces), fit=True), oracle
 
 
 def test_a_study_takes_its_regions_from_where_it_says(study: tuple[Study, Oracle]) -> None:
@@ -432,11 +436,11 @@ def test_a_photograph_is_read_once_and_few_are_held(
         read.append(path.stem)
         return np.zeros((200, 200, 3), np.uint8)
 
-    monkeypatch.setattr(accuracy, "read_image", reading)
+    monkeypatch.setattr(reading_module, "read_image", reading)
     faces = load_aflw2000(folder)
     twins = [faces[0], faces[0], *faces[1:]]  # two faces of one photograph
     detector = SimpleNamespace(detect=lambda image: looked.append(image) or [])
-    look(
+    view_faces(
         lambda crops: np.resize(oracle.truth, (len(crops), 62)),
         SIZE,
         face_model,
@@ -446,7 +450,7 @@ def test_a_photograph_is_read_once_and_few_are_held(
         progress=False,
     )
     assert read == ["a", "b", "c", "d"] and len(looked) == 4
-    monkeypatch.setattr(accuracy, "_BATCH_BYTES", 2 * 200 * 200 * 3)
+    monkeypatch.setattr(reading_module, "_BATCH_BYTES", 2 * 200 * 200 * 3)
     assert [numbers for numbers, _ in read_batches(twins, progress=False)] == [[0, 1, 2], [3, 4]]
     monkeypatch.undo()
     (folder / "c.jpg").write_bytes((folder / "c.jpg").read_bytes()[:100])
@@ -551,8 +555,8 @@ def test_command_line_writes_table_and_json_of_several_sets(
     checkpoint: str, folder: Path, tmp_path: Path, make_params, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(Rendered, "make", staticmethod(make_params), raising=False)
-    monkeypatch.setattr(evaluate, "SyntheticSamples", Rendered)
-    monkeypatch.setattr(evaluate, "BlazeFaceDetector", lambda: SimpleNamespace(detect=lambda image: []))
+    monkeypatch.setattr(sets, "SyntheticSamples", Rendered)
+    monkeypatch.setattr(report_module, "BlazeFaceDetector", lambda: SimpleNamespace(detect=lambda image: []))
     report, table = tmp_path / "report.json", tmp_path / "table.md"
     data = ["--data", f"aflw2000:{folder}", "--data", "synthetic:7"]
     assert evaluate.main([checkpoint, *data, "--json", str(report), "--table", str(table)]) == 0

@@ -18,7 +18,7 @@ from training import train
 from training.config import LossConfig
 from training.data.landmarks import AFLW_21, LandmarkSamples, PointFace
 from training.learning import log, sources
-from training.learning.distributed import Team
+from training.learning.distributed import ProcessGroup
 from training.learning.mixture import Mixture, Source, deal
 from training.learning.run import Run
 from training.learning.sources import DataShare, parse_data
@@ -161,7 +161,7 @@ def open_run(face_model: FaceModel, folder: Path, start: Path, tmp_path: Path, m
         arguments = ["--data", "3@300w-lp:x", "--out", str(tmp_path / name), "--threads", "1", "--workers", "1"]
         arguments += ["--data", f"1@points:{folder}"] if points else []
         arguments += ["--held-out", "3", "--device", "cpu", *(["--init", str(start)] if init else []), *more]
-        return train.open_run(train.parse_arguments(arguments), Team())
+        return train.open_run(train.parse_arguments(arguments), ProcessGroup())
 
     return opened
 

@@ -19,7 +19,7 @@ from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from training.config import LossConfig
 from training.data.catalog import hold_out, photograph
 from training.learning import log
-from training.learning.distributed import Team
+from training.learning.distributed import ProcessGroup
 from training.learning.run import Run, whitening
 from training.learning.state import open_run_folder
 from training.model import CLN
@@ -79,7 +79,7 @@ def open_run(face_model: FaceModel, folder: Path, start: Path, tmp_path: Path, m
     def opened(name: str = "run", *more: str, init: bool = True) -> Run:
         arguments = ["--data", f"points:{folder}", "--out", str(tmp_path / name), "--threads", "1", "--workers", "1"]
         arguments += ["--held-out", "4", "--device", "cpu", *(["--init", str(start)] if init else []), *more]
-        return train.open_run(train.parse_arguments(arguments), Team())
+        return train.open_run(train.parse_arguments(arguments), ProcessGroup())
 
     return opened
 

@@ -20,7 +20,7 @@ from training.config import AugmentConfig, LossConfig, TrainConfig, load_config
 from training.data.samples import SyntheticSamples, parse_synthetic
 from training.learning import run as run_module
 from training.learning import sources
-from training.learning.distributed import Team
+from training.learning.distributed import ProcessGroup
 from training.learning.forward import pick_device
 from training.learning.interruption import interruption
 from training.learning.mixture import Source, StepLosses, step_indices
@@ -479,7 +479,7 @@ def test_labelled_data_is_parted_trained_on_and_named_without_its_path(
 ) -> None:
     arguments = ["--data", f"300w-lp:{tmp_path / 'LP'}", "--out", str(tmp_path / "run"), "--device", "cpu"]
     arguments += ["--threads", "1", "--held-out", "3", "--steps", "2"]
-    run = train.open_run(train.parse_arguments(arguments), Team())
+    run = train.open_run(train.parse_arguments(arguments), ProcessGroup())
     assert len(run.mixture) in (5, 6)  # three are held out, and their photographs' other faces
     assert train.main(arguments) == 0
     checkpoint = load_checkpoint(tmp_path / "run" / "best.pth")
@@ -492,7 +492,7 @@ def test_fine_tuning_starts_where_a_checkpoint_ended(labelled: list, make_run, t
     trained = load_checkpoint(before.options.out / "best.pth")
     arguments = ["--data", "300w-lp:x", "--held-out", "3", "--threads", "1", "--device", "cpu"]
     arguments += ["--init", str(before.options.out / "best.pth"), "--out", str(tmp_path / "after")]
-    run = train.open_run(train.parse_arguments(arguments), Team())
+    run = train.open_run(train.parse_arguments(arguments), ProcessGroup())
     assert run.config.model == trained.config and run.step == 0
     for name, value in trained.state_dict.items():
         assert torch.equal(run.model.state_dict()[name], value), name

@@ -8,45 +8,24 @@ ours. Yaw is the labels' fitted pose. NME is in percent, pose in degrees (`train
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from runtime.errors import FileFormatError, MismatchError
 from runtime.face_model import POSE_SIZE, FaceModel
-from runtime.image import read_image
 from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
-from runtime.roi import Roi, crop
-from training.checkpoint import load_checkpoint
+from runtime.roi import Roi
 from training.crops import aligned_crops
 from training.data.aflw2000 import AnnotatedFace
 from training.data.landmarks import AFLW_21
 from training.data.samples import Samples
 from training.decoder import Decoder
 from training.evaluation.metrics import Ced, PoseError, YawBins, by_yaw, ced, nme, nme_3d, nme_visible, pose_error
-from training.model import CLN, reparameterize
-
-Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Crops uint8 (B, S, S, 3) -> params float32 (B, 62)."""
-_BATCH = 64
-_BATCH_BYTES = 1 << 26
-"""Of decoded photographs that are held at once, so that a batch of large ones fits into memory."""
-ENGINE_SUFFIXES = (".onnx", ".engine")
-
-
-class Photographed(Protocol):
-    """A face of a photograph."""
-
-    @property
-    def image_path(self) -> Path:
-        """The photograph."""
+from training.evaluation.predictors import Predict
+from training.evaluation.reading import BATCH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,88 +68,12 @@ class Accuracy:
         return result
 
 
-def torch_predictor(model: CLN) -> Predict:
-    """A predictor from a network, which must be in eval mode; it runs where the network is."""
-    device = model.whitening_mean.device
-
-    def predict(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            return model(torch.from_numpy(crops).to(device)).cpu().numpy()
-
-    return predict
-
-
-def load_predictor(path: str | os.PathLike[str], face_model: FaceModel) -> tuple[Predict, int]:
-    """A predictor and its crop size, from a checkpoint (.pth, evaluated fused) or an engine (.onnx, .engine).
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        FileFormatError: The file is corrupt or foreign.
-        MismatchError: It was made for another face model.
-        EngineUnavailableError: The engine's library or device is missing.
-    """
-    if not is_checkpoint(path) and Path(path).suffix not in ENGINE_SUFFIXES:
-        raise FileFormatError(
-            f"{os.fspath(path)}: expected a checkpoint (.pth) or an engine ({', '.join(ENGINE_SUFFIXES)}), got "
-            f"'{Path(path).suffix}'; name the file that training or export wrote."
-        )
-    if not Path(path).is_file():
-        what = "a checkpoint" if is_checkpoint(path) else "an engine file"
-        raise FileNotFoundError(f"{os.fspath(path)}: expected {what}, found none; check the path.")
-    if is_checkpoint(path):
-        model = reparameterize(load_checkpoint(path, face_model).model())
-        return torch_predictor(model), model.config.input_size
-    from runtime.engines import load_engine
-
-    engine = load_engine(path)
-    if engine.manifest.face_model_sha256 != face_model.sha256:
-        raise MismatchError(
-            f"{os.fspath(path)}: expected the face model with sha256 {engine.manifest.face_model_sha256[:12]}, "
-            f"got '{face_model.name}' ({face_model.sha256[:12]}); load the model the engine was built for."
-        )
-    return engine, engine.manifest.input_size
-
-
-def finite(predict: Predict, name: str) -> Predict:
-    """The same predictor; it raises a FileFormatError that names the file when it gives NaN or infinity."""
-
-    def checked(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        params = predict(crops)
-        if not np.isfinite(params).all():
-            raise FileFormatError(f"{name}: expected finite parameters, got NaN or infinity; train or export it anew.")
-        return params
-
-    return checked
-
-
-def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Whether a file's name is a checkpoint's; otherwise it is an engine's."""
-    return Path(path).suffix in (".pth", ".pt")
-
-
-def evaluate_real(
-    predict: Predict,
-    size: int,
-    face_model: FaceModel,
-    faces: Sequence[AnnotatedFace],
-    *,
-    label_yaw: NDArray[np.float64] | None = None,
-    progress: bool = True,
-) -> Accuracy:
-    """Accuracy on annotated photographs."""
-    rois = [Roi.from_landmarks(face.landmarks) for face in faces]
-    params = predict_faces(predict, size, faces, rois, progress=progress)
-    landmarks = place(face_model, params, rois, size)
-    flat = nme_of(place(face_model, without_form(params), rois, size), faces)
-    return accuracy_of(faces, nme_of(landmarks, faces), flat, landmarks, params, label_yaw)
-
-
 def evaluate_synthetic(predict: Predict, size: int, face_model: FaceModel, samples: Samples) -> Accuracy:
     """Accuracy on rendered faces, cropped at their true landmarks' regions."""
     decoder = Decoder(face_model)
     answers, labels = [], []
-    for start in range(0, len(samples), _BATCH):
-        images, params = samples.batch(np.arange(start, min(start + _BATCH, len(samples))))
+    for start in range(0, len(samples), BATCH):
+        images, params = samples.batch(np.arange(start, min(start + BATCH, len(samples))))
         crops, truth = aligned_crops(images, params, decoder, size)
         answers.append(predict(crops.contiguous().numpy()))
         labels.append(truth.numpy())
@@ -224,64 +127,6 @@ def nme_21(landmarks: NDArray[np.floating], truth: NDArray[np.floating]) -> NDAr
     ours, theirs = mixing @ landmarks[..., :2], mixing @ truth[..., :2]
     size = np.sqrt(np.ptp(truth[..., :2], axis=1).prod(axis=1))
     return nme_visible(ours, theirs, np.ones(ours.shape[:2], bool), size)
-
-
-def predict_faces(
-    predict: Predict,
-    size: int,
-    faces: Sequence[Photographed],
-    rois: Sequence[Roi],
-    *,
-    progress: bool = True,
-) -> NDArray[np.float32]:
-    """Parameters (F, 62), each in the frame of its region's crop."""
-    return np.concatenate(
-        [
-            predict_regions(predict, size, images, [rois[number] for number in numbers])
-            for numbers, images in read_batches(faces, progress=progress)
-        ]
-    )
-
-
-def predict_regions(
-    predict: Predict, size: int, images: Sequence[NDArray[np.uint8]], rois: Sequence[Roi]
-) -> NDArray[np.float32]:
-    """Parameters (B, 62) of a region of each image, each in the frame of its crop."""
-    return predict(np.stack([crop(image, [roi], size)[0] for image, roi in zip(images, rois, strict=True)]))
-
-
-def read_batches(
-    faces: Sequence[Photographed], *, progress: bool = True
-) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:
-    """Faces' numbers and their photographs, decoded, in batches that memory bounds.
-
-    A photograph with several faces that follow each other is read once, and is the same array for all of them.
-
-    Raises:
-        FileNotFoundError, FileFormatError: A photograph is missing or can't be decoded.
-    """
-    numbers: list[int] = []
-    images: list[NDArray[np.uint8]] = []
-    held, path, image = 0, None, np.empty(0, np.uint8)
-    with tqdm(total=len(faces), unit="face", desc="evaluating", disable=None if progress else True) as bar:
-        for number, face in enumerate(faces):
-            if face.image_path != path:
-                path, image = face.image_path, _read(face.image_path)
-                held += image.nbytes
-            numbers.append(number)
-            images.append(image)
-            if len(numbers) == _BATCH or held >= _BATCH_BYTES or number == len(faces) - 1:
-                yield numbers, images
-                bar.update(len(numbers))
-                numbers, images, held = [], [], 0
-
-
-def _read(path: Path) -> NDArray[np.uint8]:
-    """A photograph; figures of a part of a set would be no figures of the set, so a damaged one ends the work."""
-    try:
-        return read_image(path)
-    except FileFormatError as error:
-        raise FileFormatError(f"{error}; fetch it anew, or take it out together with its label") from None
 
 
 def place(face_model: FaceModel, params: NDArray[np.float32], rois: Sequence[Roi], size: int) -> NDArray[np.float32]:

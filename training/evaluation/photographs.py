@@ -18,23 +18,15 @@ from tqdm import tqdm
 from runtime.detection import FaceDetector, roi_from_detection
 from runtime.errors import InvalidInputError
 from runtime.face_model import LANDMARKS, FaceModel
-from runtime.roi import Roi
+from runtime.roi import Roi, crop
 from training.data.aflw2000 import AnnotatedFace
 from training.data.landmarks import PointFace, Scheme
-from training.evaluation.accuracy import (
-    Accuracy,
-    Photographed,
-    Predict,
-    accuracy_of,
-    nme_of,
-    place,
-    predict_regions,
-    read_batches,
-    without_form,
-)
+from training.evaluation.accuracy import Accuracy, accuracy_of, nme_of, place, without_form
 from training.evaluation.figures import WORST, Tile
 from training.evaluation.fitting import fit_params
 from training.evaluation.metrics import YawBins, bins_or_mean, ced, nme_visible
+from training.evaluation.predictors import Predict
+from training.evaluation.reading import Photographed, read_batches
 
 Errors = NDArray[np.float64]
 """Of each face (F,), in percent."""
@@ -110,7 +102,7 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Looks:
+class Views:
     """A network's answers to F faces: landmarks (F, 68, 3) in image pixels, NaN for a face without a region."""
 
     params: NDArray[np.float32]
@@ -122,7 +114,7 @@ class Looks:
     second_pass: NDArray[np.float32] | None
 
 
-def look(
+def view_faces(
     predict: Predict,
     size: int,
     face_model: FaceModel,
@@ -131,7 +123,7 @@ def look(
     detector: FaceDetector | None,
     *,
     progress: bool = True,
-) -> Looks:
+) -> Views:
     """Answers in the labels' regions `rois`; with a detector in its regions too, and in the first pass's."""
     rows, detected, second = [], [], []
     for numbers, images in read_batches(faces, progress=progress):
@@ -143,13 +135,20 @@ def look(
             detected.append(run(detected_rois(detector, images, regions))[1])
             second.append(run([Roi.from_landmarks(points) for points in landmarks])[1])
     params = np.concatenate(rows)
-    return Looks(
+    return Views(
         params=params,
         landmarks=place(face_model, params, rois, size),
         flat=place(face_model, without_form(params), rois, size),
         detector=np.concatenate(detected) if detected else None,
         second_pass=np.concatenate(second) if second else None,
     )
+
+
+def predict_regions(
+    predict: Predict, size: int, images: Sequence[NDArray[np.uint8]], rois: Sequence[Roi]
+) -> NDArray[np.float32]:
+    """Parameters (B, 62) of a region of each image, each in the frame of its crop."""
+    return predict(np.stack([crop(image, [roi], size)[0] for image, roi in zip(images, rois, strict=True)]))
 
 
 def _answers(
@@ -191,14 +190,31 @@ def study_photographs(
     size: int,
     face_model: FaceModel,
     faces: Sequence[AnnotatedFace],
-    detector: FaceDetector,
+    detector: FaceDetector | None = None,
     label_yaw: Errors | None = None,
+    *,
+    fit: bool = False,
+    progress: bool = True,
 ) -> Study:
-    """All that the table says of annotated photographs."""
+    """Accuracy on annotated photographs.
+
+    Args:
+        predict: Crops to params.
+        size: Side of the crops.
+        face_model: Of the params.
+        faces: The photographs and their labels.
+        detector: Looks at its regions too, and at those of the first pass.
+        label_yaw: Degrees (F,) to bin by as well.
+        fit: Fit the face model to the labels, too: the floor under every network's error.
+        progress: Show bars.
+    """
     rois = [Roi.from_landmarks(face.landmarks) for face in faces]
-    seen = look(predict, size, face_model, faces, rois, detector)
+    seen = view_faces(predict, size, face_model, faces, rois, detector, progress=progress)
     predicted, flat = nme_of(seen.landmarks, faces), nme_of(seen.flat, faces)
-    fits = [fit_params(face_model, face.landmarks) for face in tqdm(faces, unit="face", desc="fitting", disable=None)]
+    floor = None
+    if fit:
+        bar = tqdm(faces, unit="face", desc="fitting", disable=None if progress else True)
+        floor = nme_of(face_model.landmarks(np.stack([fit_params(face_model, face.landmarks) for face in bar])), faces)
     return Study(
         names=[face.stem for face in faces],
         faces=faces,
@@ -209,9 +225,9 @@ def study_photographs(
         answers=seen.landmarks[..., :2].astype(np.float64),
         accuracy=accuracy_of(faces, predicted, flat, seen.landmarks, seen.params, label_yaw),
         zero_coefficients=flat,
-        fit_floor=nme_of(face_model.landmarks(np.stack(fits)), faces),
-        detector=nme_of(seen.detector, faces),
-        second_pass=nme_of(seen.second_pass, faces),
+        fit_floor=floor,
+        detector=None if seen.detector is None else nme_of(seen.detector, faces),
+        second_pass=None if seen.second_pass is None else nme_of(seen.second_pass, faces),
     )
 
 
@@ -243,7 +259,7 @@ def study_points(
     if not kept:
         raise InvalidInputError("Expected faces with visible points, got none; check the set's labels.")
     rois = [face.roi for face in kept]
-    seen = look(predict, size, face_model, kept, rois, detector, progress=progress)
+    seen = view_faces(predict, size, face_model, kept, rois, detector, progress=progress)
     truth, visible = np.stack([face.points for face in kept]), np.stack([face.visible for face in kept])
     sizes = np.array([point_norm(face) for face in kept])
 

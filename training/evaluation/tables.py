@@ -16,7 +16,11 @@ import numpy as np
 
 from runtime.engines import load_engine
 from runtime.errors import InvalidInputError
-from training.evaluation.metrics import YAW_EDGES, YawBins
+from training.evaluation import published
+from training.evaluation.accuracy import Accuracy
+from training.evaluation.metrics import YAW_EDGES, PoseError, YawBins
+from training.evaluation.permutations import Permuted
+from training.evaluation.photographs import Study
 from training.evaluation.published import PublishedTable
 
 MOST_IMAGES = 50
@@ -57,7 +61,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ours:
+class PredictionRow:
     """A row of ours for one of the paper's tables."""
 
     table: PublishedTable
@@ -118,7 +122,7 @@ def markdown(
     title: str,
     rows: Sequence[Row],
     per_image: Mapping[str, PerImage],
-    ours: Sequence[Ours] = (),
+    ours: Sequence[PredictionRow] = (),
     missed: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """The table, whom a detector missed, the paper's tables, and one of single images of each set that is small enough.
@@ -154,7 +158,7 @@ def _missed(name: str, faces: Sequence[str]) -> str:
     return f"Missed by the face detector in {name}: {', '.join(faces[:MOST_IMAGES])}{more}."
 
 
-def _beside(table: PublishedTable, ours: Sequence[Ours]) -> tuple[str, str]:
+def _beside(table: PublishedTable, ours: Sequence[PredictionRow]) -> tuple[str, str]:
     """A heading and the paper's table with our rows."""
     named = [(row.method, row.bins, row.mean) for row in table.rows]
     added = [(_name(row), row.nme.bins, row.nme.mean) for row in ours]
@@ -163,7 +167,7 @@ def _beside(table: PublishedTable, ours: Sequence[Ours]) -> tuple[str, str]:
     return heading, _table(("method", *_BINS, "mean"), lines)
 
 
-def _name(row: Ours) -> str:
+def _name(row: PredictionRow) -> str:
     """Our row's name, with how many faces each bin has."""
     counts = f" ({' + '.join(map(str, row.nme.counts))})" if sum(row.nme.counts) else ""
     split = f", bins by {row.split}" if row.split else ""
@@ -187,3 +191,93 @@ def _bin(row: Row, number: int) -> str:
 
 def _number(value: float | None, unit: str) -> str:
     return "–" if value is None else _NUMBER_FORMATS[unit].format(value)
+
+
+def accuracy_rows(name: str, what: str, accuracy: Accuracy) -> list[Row]:
+    """Rows of any data set."""
+    nme, flat = accuracy.nme, accuracy.zero_coefficients
+    rows = [count_row(name, "faces by yaw", nme, accuracy.faces), nme_row(name, what, nme)]
+    if accuracy.by_label is not None:
+        rows.append(count_row(name, "faces by the given yaws", accuracy.by_label, accuracy.faces))
+        rows.append(nme_row(name, "NME by the given yaws", accuracy.by_label))
+    if accuracy.nme_21 is not None:
+        rows.append(nme_row(name, "NME, AFLW's 21 points made of the 68", accuracy.nme_21))
+    if accuracy.nme_3d is not None:
+        rows.append(nme_row(name, "NME 3D, 68 points", accuracy.nme_3d))
+    if accuracy.by_label_3d is not None:
+        rows.append(nme_row(name, "NME 3D, 68 points, by the given yaws", accuracy.by_label_3d))
+    rows += [
+        nme_row(name, "NME with all coefficients set to zero", flat),
+        Row(data=name, what="NME with zero coefficients / NME", value=ratio(flat.mean, nme.mean), unit=""),
+    ]
+    if accuracy.ced is not None:
+        limit = f"{accuracy.ced.limit:g} %"
+        rows += [
+            Row(data=name, what=f"area under the CED up to {limit}", value=accuracy.ced.area, unit=""),
+            Row(data=name, what=f"faces with NME above {limit}", value=accuracy.ced.failure_rate),
+        ]
+    return rows + ([] if accuracy.pose is None else pose_rows(name, accuracy.pose))
+
+
+def pose_rows(name: str, pose: PoseError) -> list[Row]:
+    """Rows of head pose."""
+    angles = {"yaw": pose.yaw, "pitch": pose.pitch, "roll": pose.roll, "mean of the three": pose.mae}
+    return [
+        nme_row(name, "pose, geodesic error", pose.geodesic, "°"),
+        *(
+            Row(data=name, what=f"pose, mean absolute Euler error, {angle} ({pose.faces} faces)", value=value, unit="°")
+            for angle, value in angles.items()
+        ),
+    ]
+
+
+def study_rows(name: str, what: str, study: Study, coefficients: int) -> list[Row]:
+    """Rows of photographs."""
+    rows = accuracy_rows(name, what, study.accuracy)
+    if study.fit_floor is not None:
+        title = f"fit floor, pose and {coefficients} coefficients"
+        rows.append(nme_row(name, title, study.by_yaw(study.fit_floor)))
+    if study.detector is not None:
+        found = study.found
+        detector, same = study.by_yaw(study.detector, found), study.by_yaw(study.accuracy.errors, found)
+        rows += [
+            nme_row(name, f"NME, regions from the face detector ({found.sum()} of {len(found)} faces found)", detector),
+            Row(
+                data=name,
+                what="the same / NME with ground-truth regions, faces found",
+                value=ratio(detector.mean, same.mean),
+                unit="",
+            ),
+        ]
+    if study.second_pass is not None:
+        rows.append(nme_row(name, "NME, second pass on the first one's landmarks", study.by_yaw(study.second_pass)))
+    return rows
+
+
+def prediction_rows(kind: str, name: str, accuracy: Accuracy) -> list[PredictionRow]:
+    """Our figures as rows of the paper's tables."""
+    if kind.startswith("aflw-") or kind == "aflw":
+        tables = [(published.AFLW_21, accuracy.nme, "")]
+    elif kind == "aflw2000":
+        both = accuracy.by_label is not None
+        tables = [
+            (published.AFLW2000_68, accuracy.nme, "fitted pose" if both else ""),
+            (published.AFLW2000_68, accuracy.by_label, "the given yaws"),
+            (published.AFLW2000_3D, accuracy.nme_3d, "fitted pose" if both else ""),
+            (published.AFLW2000_3D, accuracy.by_label_3d, "the given yaws"),
+        ]
+    else:
+        tables = []
+    return [
+        PredictionRow(table=table, nme=nme, data=name, faces=accuracy.faces, split=split)
+        for table, nme, split in tables
+        if nme is not None
+    ]
+
+
+def permutation_rows(data: str, permuted: Sequence[Permuted]) -> list[Row]:
+    """Rows of other permutations."""
+    return [
+        nme_row(data, f"NME, another fixed permutation of the self-shuffle ({number})", one.nme)
+        for number, one in enumerate(permuted, start=1)
+    ]

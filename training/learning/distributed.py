@@ -32,7 +32,7 @@ _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Team:
+class ProcessGroup:
     """The processes of a run, seen from one of them; alone, by default. All must make the same calls in one order."""
 
     rank: int = 0
@@ -60,7 +60,7 @@ class Team:
         return range(self.rank * own, (self.rank + 1) * own)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module with gradients averaged over the team, its weights and buffers now the first process's."""
+        """The module with gradients averaged over the processes, its weights and buffers now the first process's."""
         if self.size == 1:
             return module
         devices = {parameter.device for parameter in module.parameters() if parameter.is_cuda}
@@ -110,27 +110,27 @@ class Team:
 
 
 @contextmanager
-def join_team(device: str) -> Iterator[Team]:
-    """The team that `torchrun` tells of in the environment, or that of one process; it ends with the block.
+def join_process_group(device: str) -> Iterator[ProcessGroup]:
+    """The processes that `torchrun` tells of in the environment, or this one alone; the group ends with the block.
 
     Raises:
         InvalidInputError: There are more processes than GPUs on this machine.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Team()
+        yield ProcessGroup()
         return
-    team = Team(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ["LOCAL_RANK"]))
+    processes = ProcessGroup(rank=int(os.environ["RANK"]), size=size, local_rank=int(os.environ["LOCAL_RANK"]))
     if device == "cuda":
-        if team.local_rank >= torch.cuda.device_count():
+        if processes.local_rank >= torch.cuda.device_count():
             raise InvalidInputError(
-                f"Expected a GPU for each process, got {torch.cuda.device_count()} for process {team.local_rank} of "
-                "this machine; give torchrun a smaller --nproc-per-node."
+                f"Expected a GPU for each process, got {torch.cuda.device_count()} for process {processes.local_rank} "
+                "of this machine; give torchrun a smaller --nproc-per-node."
             )
-        torch.cuda.set_device(team.local_rank)
+        torch.cuda.set_device(processes.local_rank)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
     try:
-        yield team
+        yield processes
     finally:
         dist.destroy_process_group()
 

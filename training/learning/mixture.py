@@ -23,7 +23,8 @@ from runtime.face_model import FaceModel
 from training.config import TrainConfig
 from training.data.landmarks import LandmarkSamples
 from training.data.samples import Samples
-from training.evaluation.accuracy import Accuracy, Predict
+from training.evaluation.accuracy import Accuracy
+from training.evaluation.predictors import Predict
 from training.learning.supervision import Batch, ParamSupervision, supervise
 from training.model import CLN
 

@@ -33,8 +33,9 @@ from runtime.files import write_atomically
 from training.checkpoint import Checkpoint, dump, save_checkpoint
 from training.config import TrainConfig
 from training.data.aflw2000 import AnnotatedFace
-from training.evaluation.accuracy import Predict, evaluate_real, torch_predictor
-from training.learning.distributed import Team, gradients_kept
+from training.evaluation.photographs import study_photographs
+from training.evaluation.predictors import Predict, torch_predictor
+from training.learning.distributed import ProcessGroup, gradients_kept
 from training.learning.forward import Forward, compiled, stream_dtype
 from training.learning.interruption import interruption
 from training.learning.log import RECORD_NAME, MetricsLog, NoLog, accuracy_figures, loss_figures, source_revision
@@ -83,7 +84,7 @@ class Run:
         options: RunOptions,
         photographs: list[AnnotatedFace] | None = None,
         state: Mapping[str, Any] | None = None,
-        team: Team | None = None,
+        processes: ProcessGroup | None = None,
         start: Checkpoint | None = None,
     ) -> None:
         """Set up a new run, perhaps with a checkpoint's weights, or go on from a state (see `open_run_folder`).
@@ -91,9 +92,9 @@ class Run:
         A run without any source of params needs one or the other.
         """
         self.config, self.options, self.face_model = config, options, face_model
-        self.team = team or Team()
-        self.parts = config.batch_size // config.micro_batch if config.micro_batch else self.team.size
-        self.own_parts = self.team.share(self.parts)
+        self.processes = processes or ProcessGroup()
+        self.parts = config.batch_size // config.micro_batch if config.micro_batch else self.processes.size
+        self.own_parts = self.processes.share(self.parts)
         if config.batch_size % self.parts:
             raise InvalidInputError(f"Expected a batch_size that is a multiple of {self.parts} processes.")
         self.photographs, self.fine_tunes = photographs, start is not None
@@ -110,7 +111,7 @@ class Run:
         elif state is None:
             self.model.set_whitening(*label_statistics(self.mixture, config.seed))
         step_forward = Forward(self.model, self.stream_dtype)
-        self.forward = self.team.wrap(compiled(step_forward, self.device) if options.compile else step_forward)
+        self.forward = self.processes.wrap(compiled(step_forward, self.device) if options.compile else step_forward)
         self.optimizer = make_optimizer(config, self.model)
         self.step, self.best, self.bad_steps = 0, math.inf, 0
         if state is None:
@@ -123,29 +124,29 @@ class Run:
         started, first = time.monotonic(), self.step
         limit = math.inf if self.options.minutes is None else self.options.minutes * 60
         with contextlib.ExitStack() as stack:
-            stop = stack.enter_context(interruption(patient=self.team.size > 1))
+            stop = stack.enter_context(interruption(patient=self.processes.size > 1))
             log = stack.enter_context(self._log())
-            if self.fine_tunes and self.step == 0 and self.team.leads:
+            if self.fine_tunes and self.step == 0 and self.processes.leads:
                 log.write(0, self.evaluate())  # what is to be beaten
             bar = tqdm(
                 total=self.config.steps,
                 initial=self.step,
                 unit="step",
-                disable=None if self.team.leads else True,
+                disable=None if self.processes.leads else True,
                 smoothing=0.05,
             )
             ahead = stack.enter_context(self._reading_ahead())
             while self.step < self.config.steps:
-                if self.team.any(stop.is_set or time.monotonic() - started >= limit):
+                if self.processes.any(stop.is_set or time.monotonic() - started >= limit):
                     break
                 losses = self.train_step(ahead)
                 bar.update()
                 if self.step % self.options.log_every == 0:
                     rate = (self.step - first) * self.config.batch_size / (time.monotonic() - started)
-                    self.team.average([losses.total, *losses.terms.values()])
+                    self.processes.average([losses.total, *losses.terms.values()])
                     log.write(self.step, loss_figures(losses, learning_rate(self.config, self.step - 1), rate))
                 if self.step % self.options.evaluate_every == 0 or self.step == self.config.steps:
-                    if self.team.leads:
+                    if self.processes.leads:
                         log.write(self.step, self.evaluate())
                     self.save()
             bar.close()
@@ -181,8 +182,8 @@ class Run:
         predict, size = torch_predictor(self.average.model), self.config.model.input_size
         figures = self._held_out_figures(predict)
         if self.photographs:
-            real = evaluate_real(predict, size, self.face_model, self.photographs, progress=False)
-            figures |= accuracy_figures("photographs", real)
+            real = study_photographs(predict, size, self.face_model, self.photographs, progress=False)
+            figures |= accuracy_figures("photographs", real.accuracy)
         logger.info("step %d: %s", self.step, ", ".join(f"{key} {value:.3f}" for key, value in figures.items()))
         if figures["held_out_nme"] < self.best:
             self.best = figures["held_out_nme"]
@@ -220,7 +221,7 @@ class Run:
 
     def save(self) -> None:
         """Write the state that `--resume` reads. No generator's state: each step seeds its own."""
-        if not self.team.leads:
+        if not self.processes.leads:
             return
         state = {
             "format": STATE_FORMAT,
@@ -249,8 +250,8 @@ class Run:
         return losses.detach()
 
     def _log(self) -> MetricsLog | NoLog:
-        """Where the figures go: nowhere but in the team's first process."""
-        if not self.team.leads:
+        """Where the figures go: nowhere but in the first process."""
+        if not self.processes.leads:
             return NoLog()
         record = {
             "config": plain(self.config.to_dict()),
@@ -258,7 +259,7 @@ class Run:
             "revision": source_revision(),
             "torch": torch.__version__,
             "device": self.options.device,
-            "processes": self.team.size,
+            "processes": self.processes.size,
         }
         write_atomically(self.options.out / RECORD_NAME, json.dumps(record, indent=2) + "\n")
         return MetricsLog(self.options.out, self.step, tensorboard=self.options.tensorboard)
@@ -280,7 +281,7 @@ class Run:
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
         statistics = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
-        self.team.average(statistics)
+        self.processes.average(statistics)
         if not (bool(torch.isfinite(norm)) and all_finite(statistics)):
             for buffer, old in zip(self.model.buffers(), before, strict=True):
                 buffer.copy_(old)

@@ -16,7 +16,7 @@ from training.config import TrainConfig
 from training.data.catalog import KINDS_WITH_PARAMS, KINDS_WITH_POINTS, hold_out, open_samples
 from training.data.landmarks import LandmarkSamples
 from training.data.samples import HELD_OUT_SEED, Samples, SyntheticSamples, image_size, parse_synthetic
-from training.learning.distributed import Team
+from training.learning.distributed import ProcessGroup
 from training.learning.mixture import Source
 
 
@@ -89,7 +89,7 @@ def match_face_model(config: TrainConfig, face_model: FaceModel, *, with_params:
 
 
 def open_sources(
-    sets: Sequence[DataShare], options: SourceOptions, face_model: FaceModel, crop_size: int, team: Team
+    sets: Sequence[DataShare], options: SourceOptions, face_model: FaceModel, crop_size: int, processes: ProcessGroup
 ) -> list[Source]:
     """Samples to train on, and held-out ones, of each set; synthetic ones are rendered where they are missing.
 
@@ -98,7 +98,7 @@ def open_sources(
         options: How they are opened.
         face_model: That params are for.
         crop_size: The network's.
-        team: All its processes must call.
+        processes: All its processes must call.
 
     Raises:
         InvalidInputError: A set can't be meant, or has too few samples.
@@ -107,17 +107,17 @@ def open_sources(
     """
     sources = []
     for one in sets:
-        samples, held_out = _open(one.data, options, face_model, crop_size, team)
+        samples, held_out = _open(one.data, options, face_model, crop_size, processes)
         sources.append(Source(samples=samples, held_out=held_out, share=one.share, name=one.kind))
     return sources
 
 
 def _open(
-    data: str, options: SourceOptions, face_model: FaceModel, crop_size: int, team: Team
+    data: str, options: SourceOptions, face_model: FaceModel, crop_size: int, processes: ProcessGroup
 ) -> tuple[Samples, Samples] | tuple[LandmarkSamples, LandmarkSamples]:
     size = image_size(crop_size)
     if data.startswith("synthetic"):
-        return _open_synthetic(data, options, face_model, size, team)
+        return _open_synthetic(data, options, face_model, size, processes)
     kind, _, folder = data.partition(":")
     if kind not in KINDS_WITH_PARAMS + KINDS_WITH_POINTS or not folder:
         known = ", ".join(f"{name}:DIR" for name in KINDS_WITH_PARAMS + KINDS_WITH_POINTS)
@@ -131,7 +131,7 @@ def _open(
 
 
 def _open_synthetic(
-    data: str, options: SourceOptions, face_model: FaceModel, size: int, team: Team
+    data: str, options: SourceOptions, face_model: FaceModel, size: int, processes: ProcessGroup
 ) -> tuple[SyntheticSamples, SyntheticSamples]:
     """One process of each machine renders what is missing."""
     bundled = load_face_model()
@@ -146,8 +146,8 @@ def _open_synthetic(
         held_out = SyntheticSamples(options.held_out, directory, size=size, seed=HELD_OUT_SEED, assets=options.assets)
         return SyntheticSamples(count, directory, size=size, assets=options.assets), held_out
 
-    if team.local_rank == 0:
+    if processes.local_rank == 0:
         for part in opened():
             part.fill(workers=options.workers)
-    team.wait()
+    processes.wait()
     return opened()

@@ -25,8 +25,9 @@ from training.config import TrainConfig
 from training.data.landmarks import LandmarkLabels, LandmarkSamples, PointFace
 from training.data.samples import Samples
 from training.decoder import Decoder
-from training.evaluation.accuracy import Accuracy, Predict, evaluate_synthetic
+from training.evaluation.accuracy import Accuracy, evaluate_synthetic
 from training.evaluation.photographs import study_points
+from training.evaluation.predictors import Predict
 from training.learning.augment import augmented_crops, augmented_points
 from training.learning.losses import FaceLoss, Losses, PointLoss, PointLosses
 from training.model import CLN, reparameterize
