@@ -26,7 +26,7 @@ from runtime.face_model import load_face_model
 from training.crops import aligned_crops
 from training.data.samples import HELD_OUT_SEED, image_size
 from training.decoder import Decoder
-from training.evaluation.accuracy import load_predictor
+from training.evaluation.predictors import load_predictor
 
 CORNERS = ((36, 39), (42, 45))
 LIDS = (((37, 41), (38, 40)), ((43, 47), (44, 46)))
