@@ -127,6 +127,9 @@ class CLNConfig:
 class LossConfig:
     """Weights of the loss terms (CLN, BMVC 2022 suppl.: 0.5 WPDC + 1 Wing) and Wing's constants.
 
+    WPDC is a sum over the parameters, Wing a weighted mean over the landmarks' coordinates, both a mean over the batch;
+    `training/configs/paper.toml` says what other reductions would make of 0.5 : 1.
+
     `disentangled` weighs this project's addition: Wing on landmarks decoded once with the true pose and the predicted
     coefficients, once the other way round, so that a small error of the face's form isn't drowned by one of its pose.
     """
@@ -203,6 +206,8 @@ class TrainConfig:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.002
     weight_decay: float = 5e-4
+    decay_norms_and_biases: bool = False
+    """Let weight decay act on norms, biases and the position embedding as well."""
     momentum: float = 0.9
     batch_size: int = 256
     micro_batch: int = 0

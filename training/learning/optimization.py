@@ -22,10 +22,13 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The config's optimiser; norms, biases and the position embedding don't decay."""
+    """The config's optimiser; norms, biases and the position embedding decay only if the config says so."""
     matrices = [p for name, p in model.named_parameters() if p.dim() > 1 and not name.endswith("position")]
     rest = [p for name, p in model.named_parameters() if p.dim() <= 1 or name.endswith("position")]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": rest, "weight_decay": config.weight_decay if config.decay_norms_and_biases else 0.0},
+    ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum)
