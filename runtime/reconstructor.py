@@ -102,7 +102,7 @@ class Reconstructor(Closing):
         Raises:
             InvalidInputError: no image, or a box with NaN, without area or wholly outside the image.
         """
-        if is_on_gpu(image) or getattr(self.engine, "cuts_frames", False):
+        if is_on_gpu(image) or self.cuts_frames:
             return self._on_gpu(image, boxes)
         return self.reconstruct([self.prepare(image, boxes)])[0]
 
@@ -157,7 +157,7 @@ class Reconstructor(Closing):
             FileFormatError: the engine gives NaN or infinity.
         """
         engine: Any = self.engine
-        if is_on_gpu(image) or getattr(engine, "cuts_frames", False):
+        if is_on_gpu(image) or self.cuts_frames:
             return _finite(self._frame_engine().run_frame(image, rois))
         return _finite(engine(crop(image, rois, engine.manifest.input_size)))
 
@@ -200,6 +200,11 @@ class Reconstructor(Closing):
 
             self._detector = BlazeFaceDetector()
         return self._detector
+
+    @property
+    def cuts_frames(self) -> bool:
+        """Whether the engine cuts regions out of frames itself, on the GPU."""
+        return bool(getattr(self.engine, "cuts_frames", False))
 
     def _frame_engine(self) -> Any:
         if not hasattr(self.engine, "run_frame"):

@@ -12,6 +12,7 @@ All faces of a frame are filtered at once: arrays have the faces along their fir
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +98,15 @@ class Placed:
     position: Array  # (F, 3), image pixels
     shape: Array  # (F, S)
     expression: Array  # (F, E)
+
+    def take(self, which: slice) -> Placed:
+        """Some of the faces."""
+        return Placed(**{name: values[which] for name, values in vars(self).items()})
+
+    @staticmethod
+    def join(parts: Sequence[Placed]) -> Placed:
+        """The faces of several."""
+        return Placed(**{name: np.concatenate([vars(p)[name] for p in parts]) for name in vars(parts[0])})
 
 
 def place(params: NDArray[np.float32], linear: Array, offset: Array, shape_count: int) -> Placed:

@@ -50,7 +50,9 @@ _INSIDE = 0.4  # part of the landmarks that must lie in the picture
 _SMALLEST = 12.0  # pixels: side of the smallest region
 _THUMB = 16  # side of the picture by which a face's looks are compared
 _CHANGED = 0.7  # correlation with the last looks below which the detector is asked
-_ALIKE = 0.6  # correlation with the looks over the track that a face found again must have
+_ALIKE = 0.5  # correlation with the looks over the track that a face found again must have
+_GROWN = 1.5  # factor by which a region may grow or shrink within half a second
+_SIZE_TIME = 0.5  # seconds
 _CUT = 0.5  # correlation of two frames below which the scene has changed
 _REACH = 3.0  # sides per second that a missing face may have moved
 
@@ -94,6 +96,7 @@ class _Track:
     center: Array | None = None  # of the region that the last landmarks gave
     speed: Array = field(default_factory=lambda: np.zeros(2))  # pixels per second
     state: FilterState | None = None
+    size: float = 0.0  # side of its region over the last half second
     recent: Array | None = None  # its looks: of late, and over the track
     known: Array | None = None
 
@@ -104,8 +107,10 @@ class _Found:
 
     roi: Roi  # that it was cut by
     params: NDArray[np.float32]
+    placed: Placed  # of one face
     raw: Face
     next_roi: Roi  # that its landmarks give
+    looks: Array | None  # None for frames on the GPU
 
 
 class Tracker:
@@ -217,20 +222,22 @@ class Tracker:
 
     def _start(self, image: NDArray[np.uint8], roi: Roi, detection: Detection, time: float) -> _Track:
         """A new track, or the missing one that this is."""
-        looks = _looks(image, [roi])[0]
+        looks = _looks(crop(image, [roi], self._reconstruct.engine.manifest.input_size)[0])
         candidates = []
         for track in self._missing:
             way = math.hypot(roi.center_x - track.roi.center_x, roi.center_y - track.roi.center_y)
             alike = 1.0 if track.known is None else float(track.known @ looks)
-            grown = max(roi.side / track.roi.side, track.roi.side / roi.side)
-            if way < roi.side * (0.5 + _REACH * (time - track.seen)) and grown < 1.6 and alike > _ALIKE:
+            near = way < roi.side * (0.5 + _REACH * (time - track.seen))
+            if near and alike > _ALIKE and _grown(track, roi) < _GROWN:
                 candidates.append((alike, track))
         if not candidates:
             self._next_id += 1
             return _Track(id=self._next_id - 1, roi=roi, score=detection.score, checked=time)
         track = max(candidates, key=lambda pair: pair[0])[1]
         self._missing.remove(track)
-        return _Track(id=track.id, roi=roi, score=detection.score, age=track.age, checked=time, known=track.known)
+        return _Track(
+            id=track.id, roi=roi, score=detection.score, age=track.age, checked=time, known=track.known, size=roi.side
+        )
 
     @property
     def _glance(self) -> FaceDetector:
@@ -246,26 +253,44 @@ class Tracker:
 
     def _run(self, image: Any, rois: list[Roi]) -> list[_Found]:
         """All faces in one call; those whose region was far off once more."""
-        found = self._decode(rois, self._reconstruct.run(image, rois)) if rois else []
+        found = self._see(image, rois)
         again = [i for i, one in enumerate(found) if _off(one.roi, one.next_roi)]
-        if again:
-            better = [found[i].next_roi for i in again]
-            for i, one in zip(again, self._decode(better, self._reconstruct.run(image, better)), strict=True):
-                found[i] = one
+        better = self._see(image, [found[i].next_roi for i in again])
+        for i, one in zip(again, better, strict=True):
+            found[i] = one
         return found
 
-    def _decode(self, rois: list[Roi], params: NDArray[np.float32]) -> list[_Found]:
-        faces = self._reconstruct.faces(params, rois)
+    def _see(self, image: Any, rois: list[Roi]) -> list[_Found]:
+        if not rois:
+            return []
+        reconstruct = self._reconstruct
+        looks: list[Array | None] = [None] * len(rois)
+        size = reconstruct.engine.manifest.input_size
+        if is_on_gpu(image):
+            params = reconstruct.run(image, rois)
+        else:
+            crops = crop(image, rois, size)
+            params = reconstruct.run(image, rois) if reconstruct.cuts_frames else reconstruct.engine(crops)
+            looks = [_looks(pixels) for pixels in crops]
+        faces = reconstruct.faces(params, rois)
+        placed = place(params, *_maps(rois, size), reconstruct.face_model.shape_count)
+        angles = _angles(placed.rotation, rois)
         return [
-            _Found(roi=roi, params=own, raw=face, next_roi=_region(face, roi))
-            for roi, own, face in zip(rois, params, faces, strict=True)
+            _Found(
+                roi=roi,
+                params=params[i],
+                placed=placed.take(slice(i, i + 1)),
+                raw=face,
+                next_roi=Roi.from_landmarks(face.landmarks, angle=angle),
+                looks=own,
+            )
+            for i, (roi, face, angle, own) in enumerate(zip(rois, faces, angles, looks, strict=True))
         ]
 
     def _judge(self, image: Any, time: float, found: list[_Found], *, cut: bool) -> None:
         """Ends the tracks whose face is gone; `found` keeps the others'."""
-        looks: Any = [None] * len(found) if is_on_gpu(image) else _looks(image, [one.next_roi for one in found])
         height, width = image.shape[:2]
-        alike = [_likeness(track, own) for track, own in zip(self._tracks, looks, strict=True)]
+        alike = [_likeness(track, one.looks) for track, one in zip(self._tracks, found, strict=True)]
         lost = [not _holds(one, width, height) for one in found]
         for i, one in enumerate(found):  # two tracks of one face: it is the one's whose looks it has
             for k in range(i):
@@ -274,7 +299,7 @@ class Tracker:
         for i, (track, one) in enumerate(zip(self._tracks, found, strict=True)):
             if lost[i]:
                 continue
-            changed = alike[i][0] < _CHANGED and track.age > 0
+            changed = track.age > 0 and (alike[i][0] < _CHANGED or _grown(track, one.next_roi) > _GROWN)
             if changed and cut:  # a face there is another scene's
                 lost[i] = True
             elif changed or time - track.checked >= (_DOUBTFUL if track.doubts else _CHECK):
@@ -282,7 +307,7 @@ class Tracker:
                 lost[i] = not self._confirm(image, track, one, others, time, changed=changed)
                 if changed:
                     track.recent = None
-            _remember(track, looks[i])
+            _remember(track, one.looks)
         self._lose([track for track, gone in zip(self._tracks, lost, strict=True) if gone])
         found[:] = [one for one, gone in zip(found, lost, strict=True) if not gone]
         for track in self._tracks:
@@ -337,12 +362,19 @@ class Tracker:
         return filtered
 
 
-def _region(face: Face, roi: Roi) -> Roi:
-    """The region that a face's landmarks give, turned as its head is."""
-    up = face.pose.rotation[:2, 1]
+def _maps(rois: list[Roi], size: int) -> tuple[Array, Array]:
+    """The regions' maps: (F, 3, 3) and (F, 3)."""
+    maps = [roi.map(size) for roi in rois]
+    return np.array([linear for linear, _ in maps]), np.array([offset for _, offset in maps])
+
+
+def _angles(rotation: Array, rois: list[Roi]) -> list[float]:
+    """How far the heads are turned in the picture, degrees clockwise."""
     # Seen from far above or below, a head's upright says nothing about the picture's.
-    angle = math.degrees(math.atan2(up[0], up[1])) if np.hypot(*up) > 0.3 else roi.angle
-    return Roi.from_landmarks(face.landmarks, angle=angle)
+    return [
+        math.degrees(math.atan2(x, y)) if math.hypot(x, y) > 0.3 else roi.angle
+        for (x, y), roi in zip(rotation[:, :2, 1].tolist(), rois, strict=True)
+    ]
 
 
 def _difference(angle: float, other: float) -> float:
@@ -353,6 +385,10 @@ def _off(roi: Roi, better: Roi) -> bool:
     way = math.hypot(better.center_x - roi.center_x, better.center_y - roi.center_y)
     grown = abs(math.log(better.side / roi.side))
     return way > _FAR * roi.side or grown > 2 * _FAR or abs(_difference(better.angle, roi.angle)) > 20
+
+
+def _grown(track: _Track, roi: Roi) -> float:
+    return max(roi.side / track.size, track.size / roi.side) if track.size else 1.0
 
 
 def _near(roi: Roi, other: Roi) -> bool:
@@ -367,17 +403,18 @@ def _holds(found: _Found, width: int, height: int) -> bool:
     return bool(inside >= _INSIDE and found.next_roi.side >= _SMALLEST and not _off(found.roi, found.next_roi))
 
 
-def _standardized(pixels: NDArray[np.uint8]) -> Array:
+def _standardized(pixels: NDArray[Any]) -> Array:
     """Pixels as a vector of mean 0 and length 1 (0 where all are alike): products of two are correlations."""
     values = pixels.astype(np.float64).ravel()
     values -= values.mean()
     return np.asarray(values / max(float(np.linalg.norm(values)), 1e-6))
 
 
-def _looks(image: NDArray[np.uint8], rois: list[Roi]) -> list[Array]:
-    """A face's looks: a small picture of the inner part of its region, in colour, standardised."""
-    inner = [replace(roi, side=0.8 * roi.side) for roi in rois]
-    return [_standardized(thumb) for thumb in crop(image, inner, _THUMB)]
+def _looks(pixels: NDArray[np.uint8]) -> Array:
+    """A face's looks: a small picture of the inner three quarters of its crop, in colour, standardised."""
+    size = len(pixels)
+    inner = Roi(center_x=(size - 1) / 2, center_y=(size - 1) / 2, side=0.75 * size)
+    return _standardized(crop(pixels, [inner], _THUMB))
 
 
 def _likeness(track: _Track, looks: Array | None) -> tuple[float, float]:
@@ -411,6 +448,8 @@ def _move_on(track: _Track, found: _Found, step: float) -> None:
         track.speed = 0.5 * track.speed + 0.5 * (center - track.center) / step
     track.center = center
     track.age += 1
+    share = 1 - math.exp(-step / _SIZE_TIME) if track.size else 1.0
+    track.size = (track.size or now.side) * (now.side / (track.size or now.side)) ** share
     ahead = track.speed * step
     ahead *= min(1.0, 0.25 * now.side / max(float(np.hypot(*ahead)), 1e-9))
     x, y = (center + ahead).tolist()
