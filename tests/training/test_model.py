@@ -6,7 +6,15 @@ import torch
 
 from runtime.errors import InvalidInputError
 from training.config import CLNConfig, StreamConfig, load_config
-from training.model import CLN, CoordinateAttention, RepVGGBlock, SelfShuffle, reparameterize
+from training.model import (
+    CLN,
+    CoordinateAttention,
+    CoordinateAttentionTransformer,
+    EncoderBlock,
+    RepVGGBlock,
+    SelfShuffle,
+    reparameterize,
+)
 from training.model.shuffle import arrange
 
 TINY = CLNConfig(
@@ -181,3 +189,71 @@ def test_a_config_that_cannot_work_is_refused(change: dict, message: str) -> Non
 def test_other_inputs_are_refused(crops: torch.Tensor) -> None:
     with pytest.raises(InvalidInputError, match="uint8"):
         CLN(TINY)(crops)
+
+
+def test_weights_of_linear_layers_that_were_convolutions_still_load() -> None:
+    torch.manual_seed(0)
+    model = CLN(TINY).eval()
+    randomize_norms(model)
+    older = dict(model.state_dict())
+    for name in ("fusion", "cat.gate.squeeze", "cat.gate.gate_h", "cat.gate.gate_w"):
+        older[f"{name}.weight"] = older[f"{name}.weight"][:, :, None, None]
+    loaded = CLN(TINY).eval()
+    loaded.load_state_dict(older)
+    crops = random_crops(TINY)
+    assert torch.equal(loaded(crops), model(crops))
+    wrong = {**older, "head.weight": older["head.weight"][:, :, None]}
+    with pytest.raises(RuntimeError, match=r"head\.weight"):
+        loaded.load_state_dict(wrong)
+
+
+def test_coordinate_attention_is_the_formula_of_its_paper() -> None:
+    torch.manual_seed(0)
+    gate = CoordinateAttention(64).eval()
+    randomize_norms(gate)
+    x = torch.randn(2, 3, 5, 64)
+    expected = torch.empty_like(x)
+
+    def squeezed(vector: torch.Tensor) -> torch.Tensor:
+        y = gate.squeeze.weight @ vector
+        y = (y - gate.norm.running_mean) / (gate.norm.running_var + gate.norm.eps).sqrt()
+        y = y * gate.norm.weight + gate.norm.bias
+        return y * (y + 3).clamp(0, 6) / 6  # h-swish
+
+    for sample in range(2):
+        for row in range(3):
+            for column in range(5):
+                g_h = torch.sigmoid(gate.gate_h.weight @ squeezed(x[sample, row].mean(dim=0)) + gate.gate_h.bias)
+                g_w = torch.sigmoid(gate.gate_w.weight @ squeezed(x[sample, :, column].mean(dim=0)) + gate.gate_w.bias)
+                expected[sample, row, column] = x[sample, row, column] * g_h * g_w
+    torch.testing.assert_close(gate(x), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_an_encoder_block_is_torch_s_own_pre_norm_layer() -> None:
+    torch.manual_seed(0)
+    block = EncoderBlock(16, 4, 2)
+    other = torch.nn.TransformerEncoderLayer(16, 4, 32, 0.0, "gelu", batch_first=True, norm_first=True)
+    for norm in (block.norm1, block.norm2):
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    names = {
+        "self_attn.in_proj_weight": block.qkv.weight,
+        "self_attn.in_proj_bias": block.qkv.bias,
+        "self_attn.out_proj.weight": block.project.weight,
+        "self_attn.out_proj.bias": block.project.bias,
+        "linear1.weight": block.mlp[0].weight,
+        "linear1.bias": block.mlp[0].bias,
+        "linear2.weight": block.mlp[2].weight,
+        "linear2.bias": block.mlp[2].bias,
+        **{f"norm{n}.{kind}": getattr(getattr(block, f"norm{n}"), kind) for n in (1, 2) for kind in ("weight", "bias")},
+    }
+    other.load_state_dict(names)
+    tokens = torch.randn(3, 7, 16)
+    torch.testing.assert_close(block(tokens), other(tokens), atol=1e-5, rtol=1e-4)
+
+
+def test_cells_know_their_places() -> None:
+    torch.manual_seed(0)
+    transformer = CoordinateAttentionTransformer(16, 4, 2, 2).eval()
+    x = torch.randn(1, 1, 1, 16).expand(1, 4, 4, 16)
+    assert transformer(x).std(dim=(1, 2)).mean() > 1e-3  # alike but for their places

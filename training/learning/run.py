@@ -273,6 +273,8 @@ class Run:
         self.average = Average(self.model, self.config.ema_decay)
         self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for weight, moments in self.optimizer.state.items():  # of a 1x1 convolution that is a linear layer now
+            moments |= {name: m.view_as(weight) for name, m in moments.items() if m is not None and m.dim() == 4}
         self.scaler.load_state_dict(state.get("scaler") or self.scaler.state_dict())
         self.step, self.best = int(state["step"]), float(state["best"])
 

@@ -16,31 +16,6 @@ from torch.nn import functional
 from training.model.repvgg import fold_batch_norm
 
 
-class Pointwise(nn.Conv2d):
-    """A 1x1 convolution of vectors, (N, I) -> (N, O); its weight is a convolution's, (O, I, 1, 1)."""
-
-    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
-        """From `inputs` to `outputs` channels."""
-        super().__init__(inputs, outputs, 1, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map every vector."""
-        return functional.linear(x, self.weight.flatten(1), self.bias)
-
-    def fuse(self, norm: nn.BatchNorm1d | None = None) -> nn.Linear:
-        """The linear layer that computes the same, also with a batch norm behind it; this module stays as it is.
-
-        Raises:
-            InvalidInputError: The norm is in training mode.
-        """
-        weight, bias = (self.weight, self.bias) if norm is None else fold_batch_norm(self.weight, norm)
-        layer = nn.Linear(self.in_channels, self.out_channels).to(self.weight.device, self.weight.dtype)
-        with torch.no_grad():
-            layer.weight.copy_(weight.flatten(1))
-            layer.bias.copy_(bias)
-        return layer
-
-
 class CoordinateAttention(nn.Module):
     """(B, H, W, C) -> x * g_h * g_w, gates in (0, 1) from the means along the two directions."""
 
@@ -48,10 +23,10 @@ class CoordinateAttention(nn.Module):
         """Gates for `channels` channels."""
         super().__init__()
         squeezed = max(8, channels // 32)
-        self.squeeze: nn.Module = Pointwise(channels, squeezed, bias=False)
+        self.squeeze = nn.Linear(channels, squeezed, bias=False)
         self.norm: nn.Module = nn.BatchNorm1d(squeezed)
-        self.gate_h: nn.Module = Pointwise(squeezed, channels)
-        self.gate_w: nn.Module = Pointwise(squeezed, channels)
+        self.gate_h = nn.Linear(squeezed, channels)
+        self.gate_w = nn.Linear(squeezed, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate `x`."""
@@ -64,9 +39,20 @@ class CoordinateAttention(nn.Module):
         return x * gate_h * gate_w
 
     def fuse(self) -> None:
-        """Fold the batch norm into the convolution before it, in place."""
-        if isinstance(self.squeeze, Pointwise):
-            self.squeeze, self.norm = self.squeeze.fuse(self.norm), nn.Identity()
+        """Fold the batch norm into the layer before it, in place; once folded, nothing.
+
+        Raises:
+            InvalidInputError: The norm is in training mode.
+        """
+        if not isinstance(self.norm, nn.BatchNorm1d):
+            return
+        weight, bias = fold_batch_norm(self.squeeze.weight, self.norm)
+        old = self.squeeze.weight
+        self.squeeze = nn.Linear(old.shape[1], old.shape[0]).to(old.device, old.dtype)
+        with torch.no_grad():
+            self.squeeze.weight.copy_(weight)
+            self.squeeze.bias.copy_(bias)
+        self.norm = nn.Identity()
 
 
 class EncoderBlock(nn.Module):

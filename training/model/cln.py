@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from runtime.errors import InvalidInputError
 from training.config import CLNConfig
-from training.model.attention import CoordinateAttention, CoordinateAttentionTransformer, Pointwise
+from training.model.attention import CoordinateAttention, CoordinateAttentionTransformer
 from training.model.repvgg import RepVGGBlock, repvgg_stream
 from training.model.shuffle import SelfShuffle
 
@@ -40,7 +40,7 @@ class CLN(nn.Module):
             else None
         )
         joined = config.global_stream.widths[-1] + config.local_stream.widths[-1]
-        self.fusion: nn.Module = Pointwise(joined, config.fusion_width)
+        self.fusion = nn.Linear(joined, config.fusion_width)
         self.cat: nn.Module = (
             CoordinateAttentionTransformer(config.fusion_width, config.token_grid, config.heads, config.mlp_ratio)
             if config.cat
@@ -53,6 +53,7 @@ class CLN(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.register_buffer("whitening_mean", torch.zeros(config.num_params))
         self.register_buffer("whitening_std", torch.ones(config.num_params))
+        self.register_load_state_dict_pre_hook(_take_older_weights)
 
     def set_whitening(self, mean: Tensor, std: Tensor) -> None:
         """Set the de-whitening; a standard deviation of 0 makes that parameter the constant `mean` (t_z is one)."""
@@ -115,6 +116,14 @@ class CLN(nn.Module):
         return self.shuffle.restore(features, inverse) if self.config.realign else features
 
 
+def _take_older_weights(module: nn.Module, weights: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Linear layers were 1x1 convolutions once: their weights (O, I, 1, 1) become (O, I)."""
+    for name, layer in module.named_modules(prefix=prefix.removesuffix(".")):
+        weight = weights.get(f"{name}.weight")
+        if isinstance(layer, nn.Linear) and weight is not None and weight.shape[2:] == (1, 1):
+            weights[f"{name}.weight"] = weight.flatten(1)
+
+
 def _cells(maps: Tensor) -> Tensor:
     """What convolutions put out, (B, C, G, G), by cells, as all that follows them has it: (B, G, G, C)."""
     return maps.permute(0, 2, 3, 1)
@@ -135,7 +144,7 @@ def reparameterize(model: CLN) -> CLN:
 
 def _fuse_children(module: nn.Module) -> None:
     for name, child in module.named_children():
-        if isinstance(child, RepVGGBlock | Pointwise):
+        if isinstance(child, RepVGGBlock):
             setattr(module, name, child.fuse())
         else:
             if isinstance(child, CoordinateAttention):

@@ -15,14 +15,14 @@ from training.config import StreamConfig
 
 
 def fold_batch_norm(weight: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Fold a batch norm into the bias-free convolution before it.
+    """Fold a batch norm into the bias-free convolution or linear layer before it.
 
     Args:
-        weight: The convolution's weight (O, I, k, k).
+        weight: The layer's weight (O, I, k, k) or (O, I).
         norm: The batch norm over its O outputs.
 
     Returns:
-        Weight (O, I, k, k) and bias (O,) of the one equivalent convolution, in float64.
+        Weight, of the same shape, and bias (O,) of the one equivalent layer, in float64.
 
     Raises:
         InvalidInputError: The norm is in training mode, where its statistics are the batch's.
@@ -32,7 +32,9 @@ def fold_batch_norm(weight: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tu
     if norm.running_mean is None or norm.running_var is None:
         raise InvalidInputError("Fusing needs a batch norm with running statistics, got one without.")
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    return weight.double() * scale[:, None, None, None], norm.bias.double() - norm.running_mean.double() * scale
+    return weight.double() * scale.reshape(
+        -1, *[1] * (weight.dim() - 1)
+    ), norm.bias.double() - norm.running_mean.double() * scale
 
 
 def plain_convolution(like: nn.Conv2d, weight: Tensor, bias: Tensor) -> nn.Conv2d:
