@@ -118,7 +118,7 @@ def feeding(graph: Any, layer: Any, last: str = "") -> list[Any]:
 
 
 class _Front:
-    """Writes the nodes up to the first layers anew."""
+    """Writes the nodes up to the first layers again."""
 
     def __init__(self, weights: Mapping[str, NDArray[np.float32]], normalise: Sequence[Any], size: int) -> None:
         """`normalise` has the subtraction and the multiplication of the pixels, which are (B, size, size, 3)."""

@@ -51,7 +51,7 @@ def rehearse(plan: Plan, comparison: Comparison, base: Manifest) -> Plan:
                     return np.array(runner.infer({INPUT: crops})[OUTPUT], dtype=np.float32)
 
                 parity.append(comparison.measure("plan", in_batches(run, min(BATCH, plan.max_batch)), gate))
-    except PlanError as error:  # such as CUDA's runtime library, which the runtime itself doesn't need, not being there
+    except (PlanError, OSError) as error:  # CUDA's runtime library, which our own engine doesn't need, may be missing
         report_step("plan in Polygraphy", f"not run: {error}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plan.engine"

@@ -34,7 +34,7 @@ def read_plain_pickle(path: str | os.PathLike[str]) -> Any:
         raise
     except Exception as error:  # a damaged pickle trips over whatever its bytes happen to mean
         raise FileFormatError(
-            f"{name}: expected a pickle of arrays, got one that can't be read ({error}); fetch it anew"
+            f"{name}: expected a pickle of arrays, got one that can't be read ({error}); fetch it again"
         ) from None
     _check_plain(name, content)
     return content
@@ -76,6 +76,6 @@ def _check_plain(name: str, value: Any) -> None:
             _check_plain(name, item)
     elif isinstance(value, np.ndarray | np.generic):
         if value.dtype.hasobject:
-            raise FileFormatError(f"{name}: expected numeric arrays, got one of objects; fetch or make the file anew")
+            raise FileFormatError(f"{name}: expected numeric arrays, got one of objects; fetch or make the file again")
     elif not isinstance(value, str | bytes | int | float | bool | None):
         raise FileFormatError(f"{name}: expected arrays and plain values, got {type(value).__name__}")

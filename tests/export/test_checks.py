@@ -1,6 +1,8 @@
 """The checks of the export must be able to fail: ranges, precision names, parity gates."""
 
+import contextlib
 import json
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -9,18 +11,21 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from export import faces  # noqa: E402
+from export import faces, rehearsal  # noqa: E402
 from export.comparison import FLOAT32_GATE, HALF_GATE, Comparison, torch_run  # noqa: E402
 from export.errors import ParityError, PrecisionError  # noqa: E402
 from export.faces import ParityCrops  # noqa: E402
 from export.half_range import half_range  # noqa: E402
 from export.layer_types import inspected_precision, inspected_types, precision_of  # noqa: E402
-from export.plan import Plan  # noqa: E402
+from export.plan import Plan, polygraphy_for  # noqa: E402
 from export.precision import to_mixed  # noqa: E402
 from export.rehearsal import check_inspected  # noqa: E402
 from runtime import Roi, crop, read_image  # noqa: E402
+from runtime.engines.cuda import Cuda  # noqa: E402
+from runtime.errors import EngineUnavailableError  # noqa: E402
 from runtime.face_model import load_face_model  # noqa: E402
 from tests.export.conftest import blobs  # noqa: E402
+from tests.runtime.conftest import make_manifest  # noqa: E402
 from training.model import reparameterize  # noqa: E402
 
 T_X = 3  # column 3 of the first row of the pose matrix
@@ -156,6 +161,67 @@ def test_a_plan_that_is_not_what_was_asked_for_fails():
     check_inspected(given, "{}")  # an inspector that tells nothing contradicts nothing
     with pytest.raises(PrecisionError, match="by its inspector: expected precision fp16-mixed, got fp32"):
         check_inspected(given, layers(("conv2d_1", "Float")))
+
+
+class Rehearsed:
+    """A GPU, Polygraphy's runner and the runtime's engine, which all give what the network gives, moved by `pixels`."""
+
+    def __init__(self, network, monkeypatch, *, text="{}", pixels=0.0, library=True):
+        self.run, self.batches, self.library = off_by(network, pixels), [], library
+        engine = types.SimpleNamespace(create_engine_inspector=lambda: self, get_engine_information=lambda kind: text)
+        self.get_engine_information = engine.get_engine_information
+        gpu = types.SimpleNamespace(compute_capability=lambda: (8, 9))
+        monkeypatch.setattr(rehearsal, "Cuda", lambda: gpu)
+        with polygraphy_for("tensorrt_rtx"):  # settles for which library its part for them is imported
+            pass
+        monkeypatch.setattr("polygraphy.backend.trt.engine_from_bytes", lambda data: engine)
+        monkeypatch.setattr("polygraphy.backend.trt.TrtRunner", self.runner)
+        monkeypatch.setattr(rehearsal, "TensorRTEngine", lambda path: contextlib.nullcontext(self.run))
+
+    def runner(self, engine):
+        if not self.library:
+            raise OSError("libcudart.so: cannot open shared object file")
+        return contextlib.nullcontext(self)
+
+    def infer(self, feed):
+        self.batches.append(len(feed["crops"]))
+        return {"params": self.run(feed["crops"])}
+
+
+def rehearse(sources, comparison):
+    kinds = Counter({("CONVOLUTION", "HALF"): 5, ("CONVOLUTION", "FLOAT"): 1})
+    manifest = make_manifest(input_size=64)
+    given = Plan(
+        **{"data": b"plan", "onnx": b"", "builder": "tensorrt_rtx", "builder_version": "1", "max_batch": 3},
+        compute_capabilities=("8.0+",),
+        layer_types=kinds,
+    )
+    return rehearsal.rehearse(given, comparison, manifest)
+
+
+def test_a_plan_is_run_by_polygraphy_and_by_the_runtime_where_a_gpu_is(sources, comparison, monkeypatch):
+    pytest.importorskip("tensorrt_rtx")
+    gpu = Rehearsed(sources.network, monkeypatch)
+    assert [p.step for p in rehearse(sources, comparison).parity] == ["plan", "plan in the runtime"]
+    assert max(gpu.batches) == 3  # the plan's largest
+    Rehearsed(sources.network, monkeypatch, library=False)
+    assert [p.step for p in rehearse(sources, comparison).parity] == ["plan in the runtime"]
+    Rehearsed(sources.network, monkeypatch, pixels=1.0)
+    with pytest.raises(ParityError, match="plan: expected landmarks"):
+        rehearse(sources, comparison)
+    Rehearsed(sources.network, monkeypatch, text=layers(("conv2d_1", "Float")))
+    with pytest.raises(PrecisionError, match="by its inspector"):
+        rehearse(sources, comparison)
+    monkeypatch.undo()
+    assert no_gpu() and not rehearse(sources, comparison).parity
+
+
+def no_gpu():
+    try:
+        Cuda()
+    except EngineUnavailableError:
+        return True
+    pytest.skip("a GPU is here")
 
 
 def test_rendered_faces():
