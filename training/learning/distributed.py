@@ -28,6 +28,7 @@ from runtime.errors import ClnError, InvalidInputError
 
 _PATIENCE = timedelta(hours=2)
 """How long a process waits for the others: the first one evaluates, and renders samples, alone."""
+_LOST = ("gloo", "Connection closed by peer", "Connection reset by peer", "NCCL")
 _Value = TypeVar("_Value")
 
 
@@ -71,18 +72,11 @@ class ProcessGroup:
             )
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true for any process.
-
-        Raises:
-            ClnError: Another process has ended.
-        """
+        """Whether it is true for any process."""
         if self.size == 1:
             return flag
         count = torch.tensor(int(flag))  # on the CPU, so it is of one kind with every backend
-        try:
-            dist.all_reduce(count, op=dist.ReduceOp.MAX)
-        except RuntimeError as error:
-            raise ClnError(f"Process {self.rank} of {self.size} lost the others; see their errors.") from error
+        dist.all_reduce(count, op=dist.ReduceOp.MAX)
         return bool(count.item())
 
     def average(self, tensors: Sequence[Tensor]) -> None:
@@ -115,6 +109,7 @@ def join_process_group(device: str) -> Iterator[ProcessGroup]:
 
     Raises:
         InvalidInputError: There are more processes than GPUs on this machine.
+        ClnError: Within the block, another process has ended.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -131,8 +126,20 @@ def join_process_group(device: str) -> Iterator[ProcessGroup]:
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield processes
+    except RuntimeError as error:
+        if isinstance(error, ClnError) or not _is_lost(error):
+            raise
+        raise ClnError(
+            f"Process {processes.rank} of {processes.size} lost the others; see their errors. The last state is kept: "
+            "the same command with --resume goes on from it."
+        ) from error
     finally:
         dist.destroy_process_group()
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    """Whether a collective call failed; of Gloo's errors only the text says so."""
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)
 
 
 @contextmanager
