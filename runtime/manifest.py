@@ -50,7 +50,7 @@ class Manifest:
     expression_count: int
     face_model: str
     face_model_sha256: str
-    precision: str  # as read back from the built file: "fp32", "fp16-mixed", "int8"
+    precision: str  # "fp32", "fp16-mixed", "int8": of the graph; of a plan, of the network given to its builder
     builder: str  # "onnx", "tensorrt", "tensorrt_rtx"
     builder_version: str
     compute_capabilities: tuple[str, ...] = ()  # of a plan: "7.5", "8.0+", …

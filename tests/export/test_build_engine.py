@@ -198,6 +198,11 @@ def test_errors_are_one_line_and_status_2(sources, tmp_path, monkeypatch, capsys
 @pytest.mark.gpu
 @pytest.mark.skipif(bool(no_gpu()), reason=no_gpu())
 def test_plan_runs_as_the_onnx_does(built):
+    steps = [
+        parity.step
+        for parity in read_plan_manifest(built / "small.engine", (built / "small.engine").read_bytes()).parity
+    ]
+    assert steps[-1] == "plan in the runtime"
     crops = np.random.default_rng(0).integers(0, 256, (70, 64, 64, 3), dtype=np.uint8)
     with TensorRTEngine(built / "small.engine") as engine, OnnxEngine(built / "small.onnx") as reference:
         for batch in (0, 1, 3, 70):  # 70 is beyond the plan's largest

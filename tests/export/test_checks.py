@@ -22,6 +22,7 @@ from export.precision import to_mixed  # noqa: E402
 from export.rehearsal import check_inspected  # noqa: E402
 from runtime import Roi, crop, read_image  # noqa: E402
 from runtime.engines.cuda import Cuda  # noqa: E402
+from runtime.engines.plans import PlanRefusedError  # noqa: E402
 from runtime.errors import EngineUnavailableError  # noqa: E402
 from runtime.face_model import load_face_model  # noqa: E402
 from tests.export.conftest import blobs  # noqa: E402
@@ -183,6 +184,9 @@ class Rehearsed:
             raise OSError("libcudart.so: cannot open shared object file")
         return contextlib.nullcontext(self)
 
+    def refuse(self, path):
+        raise PlanRefusedError(f"{path}: no kernel for this GPU; or load an .onnx file")
+
     def infer(self, feed):
         self.batches.append(len(feed["crops"]))
         return {"params": self.run(feed["crops"])}
@@ -212,6 +216,9 @@ def test_a_plan_is_run_by_polygraphy_and_by_the_runtime_where_a_gpu_is(sources, 
     Rehearsed(sources.network, monkeypatch, text=layers(("conv2d_1", "Float")))
     with pytest.raises(PrecisionError, match="by its inspector"):
         rehearse(sources, comparison)
+    gpu = Rehearsed(sources.network, monkeypatch, library=False)
+    monkeypatch.setattr(rehearsal, "TensorRTEngine", gpu.refuse)
+    assert not rehearse(sources, comparison).parity  # a GPU that the library does not serve is no failure of the plan
     monkeypatch.undo()
     assert no_gpu() and not rehearse(sources, comparison).parity
 
