@@ -263,7 +263,7 @@ class BlazeFaceDetector:
         if signature != _SIGNATURE:
             raise FileFormatError(
                 f"{self.model_path}: expected the face detector, got a network with {signature}; "
-                "reinstall the package, or make the file anew with tools/make_face_detector.py"
+                "reinstall the package, or make the file again with tools/make_face_detector.py"
             )
         return session
 

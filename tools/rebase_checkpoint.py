@@ -49,7 +49,7 @@ def rebase(checkpoint: Checkpoint, old: FaceModel, new: FaceModel) -> Checkpoint
     if old.mean.shape != new.mean.shape or old.num_params != new.num_params:
         raise MismatchError(
             f"face models: expected the same mesh and modes, got {len(old.mean)} vertices and {old.num_params} "
-            f"parameters, and {len(new.mean)} and {new.num_params}; train anew"
+            f"parameters, and {len(new.mean)} and {new.num_params}; train again"
         )
     turn, shift = (torch.from_numpy(part).float() for part in change_of_basis(old, new))
     state = dict(checkpoint.state_dict)

@@ -105,7 +105,7 @@ def load_checkpoint(path: str | os.PathLike[str], face_model: FaceModel | None =
     if content.get("format") != FORMAT or content.get("format_version") != FORMAT_VERSION:
         raise FileFormatError(
             f"{os.fspath(path)}: expected format '{FORMAT}' version {FORMAT_VERSION}, got "
-            f"'{content.get('format')}' version {content.get('format_version')}; train or convert it anew."
+            f"'{content.get('format')}' version {content.get('format_version')}; train or convert it again."
         )
     try:
         checkpoint = Checkpoint(
@@ -119,7 +119,7 @@ def load_checkpoint(path: str | os.PathLike[str], face_model: FaceModel | None =
         )
         checkpoint.model()
     except (KeyError, TypeError, AttributeError, ClnError) as error:
-        raise FileFormatError(f"{os.fspath(path)}: not a whole checkpoint ({error}); train it anew.") from error
+        raise FileFormatError(f"{os.fspath(path)}: not a whole checkpoint ({error}); train it again.") from error
     if face_model is not None:
         checkpoint.check_face_model(face_model)
     return checkpoint
@@ -146,7 +146,7 @@ def load_plain(path: str | os.PathLike[str]) -> dict[str, Any]:
         reason = str(error).split("\n")[0].partition(". ")[0]  # torch's next sentence advises to unpickle anything
         raise FileFormatError(
             f"{os.fspath(path)}: expected a torch file of plain data and tensors, got {len(data)} bytes that can't be "
-            f"read as one ({reason}); fetch or train it anew."
+            f"read as one ({reason}); fetch or train it again."
         ) from error
     if not isinstance(content, dict):
         raise FileFormatError(f"{os.fspath(path)}: expected a dictionary, got {type(content).__name__}.")

@@ -141,7 +141,7 @@ def timed_file(model: str, onnx: str | None) -> str | None:
     with load_engine(onnx) as engine:
         origin = engine.manifest.checkpoint_sha256
     if is_checkpoint(model) and origin != sha256(Path(model).read_bytes()):
-        raise MismatchError(f"{onnx}: expected an export of {model}, got one of another checkpoint; export it anew.")
+        raise MismatchError(f"{onnx}: expected an export of {model}, got one of another checkpoint; export it again.")
     return onnx
 
 

@@ -45,7 +45,7 @@ TensorView tensor(const Json& entry, const std::uint8_t* body, std::size_t body_
   const auto shape = sizes(entry.find("shape"));
   const auto span = sizes(entry.find("data_offsets"));
   if (type == nullptr || item_size(*type) == 0 || !shape || !span || span->size() != 2) {
-    fail(ErrorCode::file_format, where + " has an unreadable header entry; make the file anew");
+    fail(ErrorCode::file_format, where + " has an unreadable header entry; make the file again");
   }
   const std::size_t start = (*span)[0], stop = (*span)[1];
   if (stop > body_size) {
@@ -59,7 +59,7 @@ TensorView tensor(const Json& entry, const std::uint8_t* body, std::size_t body_
     count = fits ? count * n : 0;
   }
   if (!fits || (stop - start) / item_size(*type) != count || (stop - start) % item_size(*type) != 0) {
-    fail(ErrorCode::file_format, where + ": its shape does not fit its bytes; make the file anew");
+    fail(ErrorCode::file_format, where + ": its shape does not fit its bytes; make the file again");
   }
   return {*type, *shape, body + start, count};
 }
@@ -95,7 +95,7 @@ Safetensors parse_safetensors(const std::uint8_t* data, std::size_t size, const 
       }
     }
     if (pairs == nullptr || result.metadata.size() != pairs->size()) {
-      fail(ErrorCode::file_format, name + ": expected metadata of strings; make the file anew");
+      fail(ErrorCode::file_format, name + ": expected metadata of strings; make the file again");
     }
   }
   return result;

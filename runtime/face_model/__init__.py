@@ -128,7 +128,7 @@ class FaceModel:
         return _make_decoder(self._landmark_rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone: a copy makes anew what derives from them, and a compiled decoder can't be pickled."""
+        """The fields alone: a copy makes again what derives from them, and a compiled decoder can't be pickled."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
     def _decode(self, params: ArrayLike, decoder: Decoder) -> NDArray[np.float32]:

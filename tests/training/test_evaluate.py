@@ -454,7 +454,7 @@ def test_a_photograph_is_read_once_and_few_are_held(
     assert [numbers for numbers, _ in read_batches(twins, progress=False)] == [[0, 1, 2], [3, 4]]
     monkeypatch.undo()
     (folder / "c.jpg").write_bytes((folder / "c.jpg").read_bytes()[:100])
-    with pytest.raises(FileFormatError, match=r"c\.jpg.*fetch it anew"):
+    with pytest.raises(FileFormatError, match=r"c\.jpg.*fetch it again"):
         list(read_batches(twins, progress=False))
 
 

@@ -189,7 +189,7 @@ def _split(faces: list, parts: list, corners: set[int], new: int) -> None:
     hit = [i for i, face in enumerate(faces) if corners <= set(face)]
     if not hit:
         raise ValueError(
-            f"expected {sorted(corners)} to be an edge of the head mesh, got none: settle the landmark anew"
+            f"expected {sorted(corners)} to be an edge of the head mesh, got none: settle the landmark again"
         )
     for i in hit:
         children = [tuple(new if v == out else v for v in faces[i]) for out in faces[i] if out in corners]

@@ -64,7 +64,7 @@ def load_aflw(folder: str | os.PathLike[str]) -> PointFaces:
     except sqlite3.Error as error:
         raise FileFormatError(f"{database}: expected AFLW's database, got one that can't be read ({error}).") from None
     if not rows:
-        raise FileFormatError(f"{database}: expected faces in it, got none; fetch the file anew.")
+        raise FileFormatError(f"{database}: expected faces in it, got none; fetch the file again.")
     points = _points(coordinates)
     faces, notes = [], []
     for face_id, name, *numbers in rows:
@@ -97,7 +97,7 @@ def load_aflw_crops(folder: str | os.PathLike[str]) -> PointFaces:
         if flat.any():
             raise FileFormatError(
                 f"{configs / f'AFLW_GT_{file}.npy'}: expected a box with an area for each face, got a flat one for "
-                f"{names[int(flat.argmax())]}; fetch the file anew."
+                f"{names[int(flat.argmax())]}; fetch the file again."
             )
     yaws = _protocol_array(configs / "AFLW_GT_crop_yaws.npy", len(names), ())
     faces = []

@@ -57,7 +57,7 @@ def _load_face(path: Path) -> AnnotatedFace:
     points = numbers(path, content, "pt3d_68", 3 * LANDMARKS).reshape(3, LANDMARKS).T
     pose = numbers(path, content, "Pose_Para", 7)
     if not np.ptp(points[:, :2], axis=0).all():
-        raise FileFormatError(f"{path}: expected pt3d_68 whose box has an area, got a flat one; fetch the file anew.")
+        raise FileFormatError(f"{path}: expected pt3d_68 whose box has an area, got a flat one; fetch the file again.")
     pitch, yaw, roll = (float(value) for value in np.degrees(pose[:3]))
     shifted = points - np.array([1.0, 1.0, 0.0])
     return AnnotatedFace(stem=path.stem, image_path=image, landmarks=shifted, yaw=yaw, pitch=pitch, roll=roll)

@@ -1,7 +1,7 @@
 """What the readers share: finding label files, an index of what is in them, and images that may be damaged.
 
 An index keeps the numbers of all label files in one file of the user's cache, so that the second start takes a second
-and not minutes. It is made anew when a label file was added, removed or changed (names, sizes and times are compared).
+and not minutes. It is made again when a label file was added, removed or changed (names, sizes and times are compared).
 
 A bad file does not end a run: bad labels are left out when the index is made, and an image that can't be read gives its
 place in the batch to the next sample. Each is named at the end (`Skipped.report`). Where more than 1 % of a set is bad,
@@ -104,7 +104,7 @@ class CropReader:
             places = np.array(failed, dtype=np.int64)
             if not failed:
                 return images, used
-        raise FileFormatError(f"None of {self._total} samples can be read, {locate(0)[0]} first; fetch them anew.")
+        raise FileFormatError(f"None of {self._total} samples can be read, {locate(0)[0]} first; fetch them again.")
 
     def _fill(
         self,
@@ -210,7 +210,7 @@ def _cached(path: Path, fingerprint: str) -> Index | None:
         names = tensors.pop("names").tobytes().decode()
         return Index(names=names.split("\n"), arrays=tensors, bad=json.loads(metadata["bad"]))
     except (FileNotFoundError, FileFormatError, KeyError, ValueError):
-        return None  # a damaged cache is made anew
+        return None  # a damaged cache is made again
 
 
 def _build(
@@ -271,5 +271,5 @@ def numbers(path: Path, content: dict[str, Any], name: str, size: int) -> NDArra
         got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else "nothing"
         raise FileFormatError(f"{path}: expected {name} with {size} numbers, got {got}; the set's own files have them.")
     if not np.isfinite(value).all():
-        raise FileFormatError(f"{path}: {name} holds NaN or infinity; fetch the file anew.")
+        raise FileFormatError(f"{path}: {name} holds NaN or infinity; fetch the file again.")
     return np.asarray(value, dtype=np.float64).ravel()

@@ -78,7 +78,7 @@ def _list(path: Path) -> list[str]:
         raise FileNotFoundError(f"{path}: expected 3DDFA's list of images, found none; copy it there.")
     names = path.read_text(encoding="utf-8").split()
     if not names:
-        raise FileFormatError(f"{path}: expected a file name a line, got an empty file; fetch it anew.")
+        raise FileFormatError(f"{path}: expected a file name a line, got an empty file; fetch it again.")
     return names
 
 
@@ -91,5 +91,5 @@ def _array(path: Path, key: str | None, shape: tuple[int, ...]) -> NDArray[Any]:
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.shape != shape:
         raise FileFormatError(f"{path}: expected {what} {shape}, got {np.shape(value)}; do list and array match?")
     if not np.isfinite(value).all():
-        raise FileFormatError(f"{path}: holds NaN or infinity; fetch the file anew.")
+        raise FileFormatError(f"{path}: holds NaN or infinity; fetch the file again.")
     return value

@@ -125,7 +125,7 @@ def read_pts(path: Path) -> NDArray[np.float64]:
             f"{path}: expected 'version, n_points: {LANDMARKS}, {{' and {LANDMARKS} lines 'x y', got {points.shape}."
         )
     if not np.isfinite(points).all():
-        raise FileFormatError(f"{path}: a point is NaN or infinite; label it anew.")
+        raise FileFormatError(f"{path}: a point is NaN or infinite; label it again.")
     _region(path, points)
     return points - 1.0
 
@@ -152,7 +152,7 @@ def _region(path: Path, points: NDArray[np.float64], box: NDArray[np.float64] | 
     try:
         return Roi.from_landmarks(points) if box is None else Roi.from_box(box)
     except InvalidInputError as error:
-        raise FileFormatError(f"{path}: its label says no region ({error}); label it anew.") from None
+        raise FileFormatError(f"{path}: its label says no region ({error}); label it again.") from None
 
 
 def _table(path: Path, width: int) -> list[tuple[str, NDArray[np.float64]]]:

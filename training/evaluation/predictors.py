@@ -68,7 +68,7 @@ def finite(predict: Predict, name: str) -> Predict:
     def checked(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         params = predict(crops)
         if not np.isfinite(params).all():
-            raise FileFormatError(f"{name}: expected finite parameters, got NaN or infinity; train or export it anew.")
+            raise FileFormatError(f"{name}: expected finite parameters, got NaN or infinity; train or export it again.")
         return params
 
     return checked

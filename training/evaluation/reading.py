@@ -57,4 +57,4 @@ def _read(path: Path) -> NDArray[np.uint8]:
     try:
         return read_image(path)
     except FileFormatError as error:
-        raise FileFormatError(f"{error}; fetch it anew, or take it out together with its label") from None
+        raise FileFormatError(f"{error}; fetch it again, or take it out together with its label") from None

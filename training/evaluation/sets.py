@@ -93,7 +93,7 @@ def read_yaws(path: str, names: Sequence[str]) -> NDArray[np.float64]:
             count = len(names)
     except (ValueError, EOFError) as error:
         raise FileFormatError(
-            f"{path}: expected lines 'NAME DEGREES', or a .npy of degrees, got neither ({error}); write it anew."
+            f"{path}: expected lines 'NAME DEGREES', or a .npy of degrees, got neither ({error}); write it again."
         ) from error
     if count != len(names):
         raise MismatchError(

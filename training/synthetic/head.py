@@ -248,7 +248,7 @@ def load_head(path: Path = HEAD_PATH) -> Head:
     tensors, metadata = safetensors.read(path)
     if (metadata.get("format"), metadata.get("version")) != ("cln.head", "1"):
         raise FileFormatError(
-            f"{path}: expected a cln.head file of version 1, got {metadata.get('format')!r}; make it anew"
+            f"{path}: expected a cln.head file of version 1, got {metadata.get('format')!r}; make it again"
         )
     names = tuple(metadata["part_names"].split(","))
     part = tensors["triangle_part"]
