@@ -1,7 +1,7 @@
 """Clips of rendered heads with exact truth: one identity and one scene each, paths that are smooth over time.
 
 The face factory renders the head, framed by its landmarks; here it is moved over a larger frame, covered by another,
-and given what a camera adds: noise, drawn again in each frame, and motion blur. Times in seconds, angles in degrees, places in
+and given what a camera adds: fresh noise in each frame, and motion blur. Times in seconds, angles in degrees, places in
 pixels of the frame.
 """
 
