@@ -213,6 +213,49 @@ void bind_rasterizer(nb::module_& m) {
       "The z (K,) of the nearest surface over each point (K, 2 or more), -infinity where there is none.");
 }
 
+using Place = nb::ndarray<const double, nb::shape<4>, nb::c_contig, nb::device::cpu>;
+
+cln::Face face_of(const cln::FaceModel& model, const Values& params, const Place& roi, int size) {
+  if (params.shape(0) != model.num_params()) {
+    refuse("params: expected float32 of shape (" + std::to_string(model.num_params()) + ",), got (" +
+           std::to_string(params.shape(0)) + ",)");
+  }
+  const double* p = roi.data();
+  return cln::make_face(model, {p[0], p[1], p[2], p[3]}, size, params.data());
+}
+
+nb::ndarray<nb::numpy, bool> flags(const std::vector<std::uint8_t>& values) {
+  std::unique_ptr<bool[]> out(new bool[values.size()]);
+  std::transform(values.begin(), values.end(), out.get(), [](std::uint8_t v) { return v != 0; });
+  return own(std::move(out), {values.size()});
+}
+
+void bind_camera(nb::module_& m) {
+  m.def(
+      "visibility",
+      [](const cln::FaceModel& model, const Values& params, const Place& roi, int size) {
+        const cln::Face face = face_of(model, params, roi, size);
+        return nb::make_tuple(flags(cln::visible_landmarks(model, face)), flags(cln::visible_vertices(model, face)));
+      },
+      "face_model"_a, "params"_a, "roi"_a, "crop_size"_a,
+      "Which landmarks, bool (68,), and vertices (N,) a face does not hide itself; `roi`: x, y, side, angle.");
+  m.def(
+      "metric_pose",
+      [](const cln::FaceModel& model, const Values& params, const Place& roi, int size, const Place& camera,
+         double pupil_distance) {
+        const double* c = camera.data();
+        const cln::MetricPose pose =
+            cln::metric_pose(model, face_of(model, params, roi, size), {c[0], c[1], c[2], c[3]}, pupil_distance);
+        std::unique_ptr<double[]> rotation(new double[9]), translation(new double[3]);
+        std::copy(pose.rotation.begin(), pose.rotation.end(), rotation.get());
+        std::copy(pose.translation.begin(), pose.translation.end(), translation.get());
+        return nb::make_tuple(own(std::move(rotation), {3, 3}), own(std::move(translation), {3}), pose.scale,
+                              pose.error);
+      },
+      "face_model"_a, "params"_a, "roi"_a, "crop_size"_a, "camera"_a, "pupil_distance"_a = 0.0,
+      "Rotation (3, 3), translation (3,) in mm, scale and error in pixels; `camera`: fx, fy, cx, cy.");
+}
+
 void bind_face_model(nb::module_& m) {
   using cln::FaceModel;
   nb::class_<FaceModel>(m, "FaceModel", "A 3DMM with N vertices and T triangles, read from a face-model file.")
@@ -278,6 +321,7 @@ NB_MODULE(_core, m) {
           "params"_a, "threads"_a = 1, "Points (B, points, 3) of params float32 (B, 12 + modes).");
   bind_face_model(m);
   bind_rasterizer(m);
+  bind_camera(m);
   nb::class_<cln::OneEuroFilter>(m, "OneEuroFilter", "The One Euro filter (Casiez et al. 2012) of `count` values.")
       .def(
           "__init__",

@@ -22,7 +22,8 @@ struct Triangle {
 };
 
 CLN_INLINE Triangle corners(const float* vertices, const std::int32_t* t) {
-  const float *a = vertices + 3 * static_cast<std::ptrdiff_t>(t[0]), *b = vertices + 3 * static_cast<std::ptrdiff_t>(t[1]),
+  const float *a = vertices + 3 * static_cast<std::ptrdiff_t>(t[0]),
+              *b = vertices + 3 * static_cast<std::ptrdiff_t>(t[1]),
               *c = vertices + 3 * static_cast<std::ptrdiff_t>(t[2]);
   Triangle r{a[0], a[1], a[2], b[0] - a[0], b[1] - a[1], c[0] - a[0], c[1] - a[1], 0, false};
   const float area = r.ax * r.by - r.bx * r.ay;
@@ -106,8 +107,9 @@ CLN_INLINE void fill(const float* vertices, const std::int32_t* triangles, const
         last = *number;
         const std::int32_t* corner = triangles + 3 * static_cast<std::ptrdiff_t>(last);
         t = corners(vertices, corner);
-        const auto value = [values, channels](std::int32_t i) { return values + static_cast<std::size_t>(i) * channels; };
-        a = value(corner[0]), b = value(corner[1]), c = value(corner[2]);
+        a = values + static_cast<std::size_t>(corner[0]) * channels;
+        b = values + static_cast<std::size_t>(corner[1]) * channels;
+        c = values + static_cast<std::size_t>(corner[2]) * channels;
       }
       const float px = static_cast<float>(x) - t.x0, py = static_cast<float>(y) - t.y0;
       const float w1 = (px * t.by - py * t.bx) * t.inverse, w2 = (t.ax * py - t.ay * px) * t.inverse;
@@ -187,7 +189,8 @@ void vertex_normals(const float* vertices, std::size_t vertex_count, const std::
   std::fill(normals, normals + 3 * vertex_count, 0.0F);
   for (std::size_t i = 0; i < count; ++i) {
     const std::int32_t* t = triangles + 3 * i;
-    const float *p = vertices + 3 * static_cast<std::ptrdiff_t>(t[0]), *q = vertices + 3 * static_cast<std::ptrdiff_t>(t[1]),
+    const float *p = vertices + 3 * static_cast<std::ptrdiff_t>(t[0]),
+                *q = vertices + 3 * static_cast<std::ptrdiff_t>(t[1]),
                 *r = vertices + 3 * static_cast<std::ptrdiff_t>(t[2]);
     const float u[3] = {r[0] - p[0], r[1] - p[1], r[2] - p[2]}, v[3] = {q[0] - p[0], q[1] - p[1], q[2] - p[2]};
     const float n[3] = {u[1] * v[2] - u[2] * v[1], u[2] * v[0] - u[0] * v[2], u[0] * v[1] - u[1] * v[0]};

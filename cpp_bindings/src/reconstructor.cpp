@@ -8,6 +8,32 @@
 #include "text.hpp"
 
 namespace cln {
+namespace {
+
+/// `landmarks` (68, 3) in the crop's frame.
+Face face_of(const Roi& roi, int size, const float* params, std::size_t num_params, const float* landmarks) {
+  Face face;
+  face.roi = roi;
+  face.crop_size = size;
+  face.params.assign(params, params + num_params);
+  face.landmarks.resize(landmark_count * 3);
+  roi.to_image(landmarks, landmark_count, size, face.landmarks.data());
+  face.pose = turned(decompose(params), roi.angle);
+  face.pose.scale *= roi.side / size;
+  return face;
+}
+
+}  // namespace
+
+Face make_face(const FaceModel& model, const Roi& roi, int crop_size, const float* params) {
+  check_roi(roi);
+  if (crop_size < 1) {
+    detail::fail(ErrorCode::invalid_input, "crop size: expected at least 1, got " + std::to_string(crop_size));
+  }
+  std::vector<float> landmarks(landmark_count * 3);
+  model.landmarks(params, 1, landmarks.data());
+  return face_of(roi, crop_size, params, model.num_params(), landmarks.data());
+}
 
 Reconstructor::Reconstructor(std::unique_ptr<Engine> engine, std::shared_ptr<const FaceModel> face_model)
     : engine_(std::move(engine)), face_model_(std::move(face_model)) {
@@ -46,15 +72,7 @@ std::vector<Face> Reconstructor::reconstruct(const ImageView& image, const std::
   face_model_->landmarks(params_.data(), count, landmarks_.data());
   std::vector<Face> faces(count);
   for (std::size_t i = 0; i < count; ++i) {
-    Face& face = faces[i];
-    const float* params = params_.data() + i * num_params;
-    face.roi = rois[i];
-    face.crop_size = size;
-    face.params.assign(params, params + num_params);
-    face.landmarks.resize(points);
-    face.roi.to_image(landmarks_.data() + i * points, landmark_count, size, face.landmarks.data());
-    face.pose = turned(decompose(params), face.roi.angle);
-    face.pose.scale *= face.roi.side / size;
+    faces[i] = face_of(rois[i], size, params_.data() + i * num_params, num_params, landmarks_.data() + i * points);
   }
   return faces;
 }

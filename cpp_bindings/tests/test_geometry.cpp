@@ -231,3 +231,29 @@ TEST_CASE("a PPM is read as BGR, and damaged ones are refused") {
   CHECK(refuses([] { cln::read_ppm("no such file"); }, ErrorCode::file_not_found, "no such file"));
   CHECK(refuses([] { cln::read_ppm("."); }, ErrorCode::file_not_found, "expected a file"));
 }
+
+TEST_CASE("the nearest triangle shows, and what lies behind it is hidden") {
+  // A square of 20 px, and in front of its left half a smaller one; a triangle that is nowhere.
+  const float nan = std::nanf("");
+  const std::vector<float> vertices = {10, 10, 0, 30, 10, 0, 30, 30, 0, 10, 30, 0,  5, 15,
+                                       5,  20, 15, 5, 20, 25, 5, 5,  25, 5, nan, 0, 0};
+  const std::vector<std::int32_t> triangles = {0, 2, 1, 0, 3, 2, 4, 6, 5, 4, 7, 6, 8, 0, 1};
+  std::vector<std::int32_t> number(40 * 40);
+  std::vector<float> depth(40 * 40), normals(vertices.size()), colors(40 * 40 * 3), over(8);
+  cln::rasterize(vertices.data(), triangles.data(), 5, 40, 40, number.data(), depth.data());
+  CHECK(std::count_if(number.begin(), number.end(), [](std::int32_t n) { return n >= 0; }) == 21 * 21 + 11 * 5);
+  CHECK(number[20 * 40 + 12] >= 2);
+  CHECK(number[12 * 40 + 12] <= 1);
+  CHECK(depth[20 * 40 + 12] == doctest::Approx(5));
+  cln::vertex_normals(vertices.data(), 9, triangles.data(), 4, normals.data());
+  CHECK(normals[2] == doctest::Approx(1));
+  cln::interpolate(vertices.data(), triangles.data(), number.data(), 40, 40, vertices.data(), 3, colors.data());
+  CHECK(colors[(20 * 40 + 12) * 3] == doctest::Approx(12));
+  CHECK(colors[(20 * 40 + 12) * 3 + 1] == doctest::Approx(20));
+  const std::vector<float> points = {12, 20, 12, 12, 0, 0, nan, 1};
+  cln::surface_depth(points.data(), 4, 2, vertices.data(), triangles.data(), 5, over.data());
+  CHECK(over[0] == doctest::Approx(5));
+  CHECK(over[1] == doctest::Approx(0));
+  CHECK(std::isinf(over[2]));
+  CHECK(std::isinf(over[3]));
+}

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from runtime import Roi, compiled, crop, load_face_model
+from runtime.camera import Camera
 from runtime.face_model import FaceModel
 from runtime.pose import euler_to_rotation
 from runtime.rasterizer import rasterize, surface_depth, vertex_normals
 from tests.cpp_bindings.conftest import FACE_MODEL
+from tests.runtime.faces import posed
 
 MODEL = load_face_model()
 
@@ -162,6 +164,50 @@ def test_the_rasteriser_draws_what_numpy_draws(cln_cpp, monkeypatch, yaw):
     assert np.median(np.abs(colors - colors_2)[same]) < 1e-4 and np.mean(np.abs(colors - colors_2)[same] < 0.1) > 0.999
     assert np.array_equal(np.isfinite(depth), np.isfinite(depth_2)) and np.isfinite(depth).mean() > 0.9
     assert np.allclose(depth, depth_2, rtol=1e-4, atol=1e-3)
+
+
+FACES = [
+    posed(0),
+    posed(40, 10, -20, center=(400.0, 100.0), side=210.0, coefficients=np.linspace(-1, 1, 50)),
+    posed(-75, -5, 5, center=(150.0, 300.0), angle=30.0),
+]
+
+
+def place(roi):
+    return np.array([roi.center_x, roi.center_y, roi.side, roi.angle])
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_visibility_and_metric_pose_are_pythons(cln_cpp, without_binding, face):
+    model = cln_cpp.FaceModel(FACE_MODEL)
+    landmarks, vertices = cln_cpp.visibility(model, face.params, place(face.roi), face.crop_size)
+    assert np.array_equal(landmarks, face.visible) and (vertices == face.vertex_visibility).mean() > 0.999
+    camera = Camera(600.0, 620.0, 250.0, 180.0)
+    values = np.array([camera.fx, camera.fy, camera.cx, camera.cy])
+    for pupils in (0.0, 55.0):
+        got = cln_cpp.metric_pose(model, face.params, place(face.roi), face.crop_size, values, pupil_distance=pupils)
+        expected = face.metric_pose(camera, scale_mm=pupils or None)
+        assert np.allclose(got[0], expected.rotation, atol=1e-4)
+        assert np.allclose(got[1], expected.translation, rtol=1e-3, atol=0.05)
+        assert got[2] == pytest.approx(expected.scale, rel=1e-5) and got[3] == pytest.approx(expected.error, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("camera", "pupils", "message"),
+    [
+        ((np.nan, 1, 0, 0), 0, "camera: expected finite"),
+        ((0, 500, 0, 0), 0, "focal lengths above 0"),
+        ((500, 500, 1e5, 0), 0, "a centre within 10 focal lengths"),
+        ((1, 1, 2, 2), 0, "within 80 degrees"),
+        ((20, 20, 100, 90), 0, "before the camera, got a point"),
+        ((500, 500, 0, 0), -1, "pupil distance: expected"),
+        ((500, 500, 0, 0), np.nan, "pupil distance: expected"),
+    ],
+)
+def test_cameras_that_are_none_are_refused_as_in_python(cln_cpp, camera, pupils, message):
+    model, face = cln_cpp.FaceModel(FACE_MODEL), FACES[0]
+    with pytest.raises(ValueError, match=message):
+        cln_cpp.metric_pose(model, face.params, place(face.roi), 128, np.array(camera, dtype=float), pupils)
 
 
 def test_the_rasteriser_refuses_what_it_cannot_draw(cln_cpp):

@@ -1,6 +1,7 @@
 // All of the C++ library `cln`.
 #pragma once
 
+#include "cln/camera.hpp"
 #include "cln/engine.hpp"
 #include "cln/error.hpp"
 #include "cln/face_model.hpp"

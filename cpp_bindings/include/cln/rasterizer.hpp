@@ -1,5 +1,5 @@
-// A depth buffer for triangle meshes, as runtime/rasterizer.py has it: pixel (x, y) shows the nearest triangle over its
-// centre (x, y); bigger z is nearer; both sides of a triangle are drawn. Inside a triangle all is linear on the screen.
+// A depth buffer for triangle meshes, as runtime/rasterizer.py has it: pixel (x, y) shows the nearest triangle over
+// its centre (x, y); bigger z is nearer; both sides are drawn. Inside a triangle all is linear on the screen.
 #pragma once
 
 #include <cstddef>
@@ -7,13 +7,13 @@
 
 namespace cln {
 
-/// Triangles (count, 3) of vertices (N, 3), in pixels, drawn into `number` and `depth`, both (height, width): the number
-/// of the triangle that a pixel shows, -1 where none does, and its z, -infinity there. What lies outside is cut off; a
-/// triangle with a corner that is not finite is not drawn.
+/// Triangles (count, 3) of vertices (N, 3), in pixels, drawn into `number` and `depth`, both (height, width): the
+/// number of the triangle that a pixel shows, -1 where none does, and its z, -infinity there. What lies outside is cut
+/// off; a triangle with a corner that is not finite is not drawn.
 void rasterize(const float* vertices, const std::int32_t* triangles, std::size_t count, int width, int height,
                std::int32_t* number, float* depth);
 
-/// Unit normals (vertex_count, 3), area-weighted, out of a mesh whose y points down (its triangles are clockwise there).
+/// Unit normals (vertex_count, 3), area-weighted, out of a mesh whose y points down (its triangles are clockwise).
 void vertex_normals(const float* vertices, std::size_t vertex_count, const std::int32_t* triangles, std::size_t count,
                     float* normals);
 

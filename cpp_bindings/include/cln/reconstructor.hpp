@@ -22,6 +22,9 @@ struct Face {
   Pose pose;  ///< of the image, scale in its pixels per millimetre; the translation alone is in the crop's frame
 };
 
+/// The face of a region's crop, of `params` (model.num_params(),). Throws Error(invalid_input): no region or size.
+Face make_face(const FaceModel& model, const Roi& roi, int crop_size, const float* params);
+
 /// Reconstructs faces; several go through the network as one batch. One reconstructor belongs to one thread at a time;
 /// several, in several threads, may share a face model.
 class Reconstructor {

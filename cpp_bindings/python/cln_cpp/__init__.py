@@ -11,9 +11,11 @@ from cln_cpp._core import (
     OneEuroFilter,
     crop,
     interpolate,
+    metric_pose,
     rasterize,
     surface_depth,
     vertex_normals,
+    visibility,
 )
 
 __all__ = [
@@ -22,7 +24,9 @@ __all__ = [
     "OneEuroFilter",
     "crop",
     "interpolate",
+    "metric_pose",
     "rasterize",
     "surface_depth",
     "vertex_normals",
+    "visibility",
 ]

@@ -1,0 +1,257 @@
+"""What results cost, and how right they are: one row for each thing that people take away.
+
+    python -m benchmarks.outputs --json outputs.json
+
+Everything is made here: a folder of photographs with several faces each (from the sample photograph), rendered heads
+with exact visibility, and heads seen in perspective with exact poses. Times are medians of rounds that take turns, in
+one process, so that a busy machine slows all rows alike; compare ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.machine import device, versions
+from benchmarks.output import add_outputs, publish, table
+from runtime import Face, Reconstructor, Roi, compiled, read_image
+from runtime.batches import Run, process
+from runtime.camera import Camera
+from runtime.command import Exit, command
+from runtime.gltf import to_glb
+from runtime.items import Item, with_stems
+from runtime.maps import depth_map, normal_map
+from runtime.rasterizer import surface_depth
+from runtime.results import Results
+
+_SAMPLE = Path(__file__).resolve().parents[1] / "examples" / "astronaut.jpg"
+_PHOTOS, _FACES = 30, 104
+_BATCH = 32
+_STEEP = 60.0  # degrees of yaw
+_OFF_CENTER = (15.0, 28.0)  # degrees from the camera's axis
+_SIZE = 192  # pixels of a render
+_TRUTH = 0.5  # mm: a point of a render is hidden where its head lies farther before it
+
+
+@command()
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.outputs", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="of each timing (default: 5)")
+    parser.add_argument("--faces", type=int, default=1000, help="rendered for visibility (default: 1000)")
+    parser.add_argument("--poses", type=int, default=500, help="rendered for metric pose (default: 500)")
+    add_outputs(parser)
+    options = parser.parse_args(arguments)
+    with Reconstructor() as reconstruct:
+        figures: dict[str, Any] = {"device": device(), "versions": versions(), "compiled": compiled.cln_cpp is not None}
+        figures |= _folder(reconstruct, options.rounds) | _one_face(reconstruct, max(options.rounds, 20))
+        if options.faces:
+            figures |= _visibility(reconstruct, options.faces)
+        if options.poses:
+            figures |= _poses(reconstruct, options.poses)
+    rows = [[name, f"{value:.3g}"] for name, value in figures.items() if isinstance(value, float)]
+    publish(figures, table(["what", "figure"], rows), options)
+    return Exit.DONE
+
+
+def _folder(reconstruct: Reconstructor, rounds: int) -> dict[str, float]:
+    """Seconds for a folder: reading and detection alone, and with results."""
+    with tempfile.TemporaryDirectory() as temporary:
+        paths = _photographs(Path(temporary) / "photos")
+
+        def read() -> None:
+            for path in paths:
+                reconstruct.prepare(read_image(path))
+
+        def written(savers: Sequence[str]) -> Callable[[], None]:
+            def work() -> None:
+                with tempfile.TemporaryDirectory(dir=temporary) as out:
+                    results = Results(out)
+                    results.make_folder()
+                    items = with_stems([Item(path=path) for path in paths], lambda *_: True)
+                    run = Run(reconstruct=reconstruct, results=results, batch=_BATCH, savers=savers)
+                    done = list(process(run, items))
+                    assert not any(outcome.error for outcome in done)
+
+            return work
+
+        kinds = {"json": ("json",), "default": ("json", "picture"), "glb": ("glb",)}
+        seconds = _in_turns({"reading": read} | {name: written(savers) for name, savers in kinds.items()}, rounds)
+    faces = sum(len(reconstruct(image)) for image in _sheets())
+    return {
+        "folder: faces": float(faces),
+        "folder: --save json over reading and detection": seconds["json"] / seconds["reading"],
+        "folder: default results, faces a second": faces / seconds["default"],
+        "folder: default results over reading and detection": seconds["default"] / seconds["reading"],
+        "folder: --save glb, faces a second": faces / seconds["glb"],
+    }
+
+
+def _photographs(folder: Path) -> list[Path]:
+    folder.mkdir()
+    paths = []
+    for i, sheet in enumerate(_sheets()):
+        paths.append(folder / f"{i:02d}.jpg")
+        cv2.imwrite(str(paths[-1]), sheet)
+    return paths
+
+
+def _sheets() -> list[NDArray[np.uint8]]:
+    """Photographs of three or four people each: the sample's, mirrored and not, at several sizes."""
+    sample = read_image(_SAMPLE)[:340, 60:400]
+    sheets = []
+    for i in range(_PHOTOS):
+        count = _FACES // _PHOTOS + (i < _FACES % _PHOTOS)
+        parts = []
+        for k in range(count):
+            part = cv2.flip(sample, 1) if (i + k) % 2 else sample
+            side = 300 + 20 * ((i + 3 * k) % 6)
+            small = cv2.resize(part, (side, side), interpolation=cv2.INTER_AREA)
+            parts.append(cv2.copyMakeBorder(small, 0, 400 - side, 0, 400 - side, cv2.BORDER_REPLICATE))
+        sheets.append(np.hstack(parts))
+    return sheets
+
+
+def _one_face(reconstruct: Reconstructor, rounds: int) -> dict[str, float]:
+    """Milliseconds of one face's results, its mesh decoded each time."""
+    image = read_image(_SAMPLE)
+    (face, *_) = reconstruct(image)
+    camera = Camera.from_fov(50, (image.shape[1], image.shape[0]))
+
+    def again() -> Face:
+        return Face.from_dict(values, face.model)
+
+    values = face.to_dict()
+    fresh = again()
+    work: dict[str, Callable[[], Any]] = {
+        "depth of one face at 256 px, ms": lambda: depth_map(fresh, 256),
+        "normals of one face at 256 px, ms": lambda: normal_map(fresh, 256),
+        "glb with texture, one face, ms": lambda: to_glb(fresh, image),
+        "visible landmarks, ms": lambda: again().visible,
+        "visible vertices, ms": lambda: again().vertex_visibility,
+        "metric pose, ms": lambda: fresh.metric_pose(camera),
+    }
+    seconds = _in_turns(work, rounds)
+    return {name: 1000 * value for name, value in seconds.items()} | {"glb, kB": len(to_glb(face, image)) / 1000}
+
+
+def _in_turns(work: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each, one round of all after another."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for do in work.values():  # what is made once is made before
+        do()
+    for _ in range(rounds):
+        for name, do in work.items():
+            started = time.perf_counter()
+            do()
+            times[name].append(time.perf_counter() - started)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def _visibility(reconstruct: Reconstructor, count: int) -> dict[str, float]:
+    """Agreement (%) of `face.visible` with the rendered head: with the true parameters, and with the network's."""
+    from training.synthetic.factory import FaceFactory
+    from training.synthetic.noise import stream
+
+    factory = FaceFactory(size=_SIZE, margin=1.35, seed=11)
+    model = reconstruct.face_model
+    agreement: dict[str, list[NDArray[np.bool_]]] = {"true parameters": [], "network": []}
+    yaws = []
+    for index in range(count):
+        subject = factory._subject(stream(factory.seed, 0, index), None)
+        camera = subject.camera
+        screen = camera.project(subject.vertices)
+        points = camera.project(model.landmarks(_in_model_frame(subject.coefficients)))
+        hidden = surface_depth(points, screen, factory._head.model_triangles) > points[:, 2] + _TRUTH
+        params = np.concatenate([camera.pose.ravel(), subject.coefficients]).astype(np.float32)
+        whole = Roi(center_x=(_SIZE - 1) / 2, center_y=(_SIZE - 1) / 2, side=_SIZE)
+        true = Face(
+            box=(0, 0, _SIZE, _SIZE), score=1, roi=whole, crop_size=_SIZE, params=params,
+            landmarks=model.landmarks(params), model=model,
+        )  # fmt: skip
+        (found,) = reconstruct(factory.sample(index).image, [_box(points)])
+        agreement["true parameters"].append(true.visible == ~hidden)
+        agreement["network"].append(found.visible == ~hidden)
+        yaws.append(true.pose.yaw)
+    steep = np.abs(yaws) > _STEEP
+    figures = {}
+    for name, values in agreement.items():
+        same = 100 * np.array(values)
+        figures[f"visibility, {name}, agreement, %"] = float(same.mean())
+        figures[f"visibility, {name}, |yaw| > 60°, %"] = float(same[steep].mean())
+    return figures
+
+
+def _poses(reconstruct: Reconstructor, count: int) -> dict[str, float]:
+    """Errors of metric pose: each head rendered on the camera's axis, and seen off it by turning the camera."""
+    from training.synthetic import factory as module
+
+    factory = module.FaceFactory(size=_SIZE, margin=1.35, seed=7)
+    model = reconstruct.face_model
+    rng = np.random.default_rng(0)
+    drawn = module.random_distance
+    module.random_distance = lambda own: float(320 * (2000 / 320) ** own.random())  # never orthographic
+    errors: dict[str, list[tuple[float, float]]] = {"centred": [], "off-centre": []}
+    try:
+        for index in range(count // 2):
+            subject = factory._subject(module.stream(factory.seed, 0, index), None)
+            image, seen = factory.sample(index).image, subject.camera
+            shape = _in_model_frame(subject.coefficients)
+            landmarks = model.landmarks(shape).astype(np.float64)
+            for where, degrees in (("centred", 0.0), ("off-centre", rng.uniform(*_OFF_CENTER))):
+                turned, camera, picture = _turned(image, seen, degrees, rng.uniform(0, 2 * np.pi))
+                rotation = turned @ np.diag([1.0, -1.0, -1.0]) @ seen.rotation
+                translation = turned @ [0, 0, seen.distance]
+                points = camera.project(landmarks @ rotation.T + translation)
+                (face,) = reconstruct(picture, [_box(points)])
+                pupils = float(np.linalg.norm(landmarks[36:42].mean(axis=0) - landmarks[42:48].mean(axis=0)))
+                pose = face.metric_pose(camera, scale_mm=pupils)
+                off = float(np.degrees(np.arccos(np.clip((np.trace(pose.rotation @ rotation.T) - 1) / 2, -1, 1))))
+                errors[where].append((off, 100 * abs(pose.distance / float(np.linalg.norm(translation)) - 1)))
+    finally:
+        module.random_distance = drawn
+    both = np.median(np.array(errors["centred"] + errors["off-centre"]), axis=0)
+    centred, aside = (np.median(np.array(errors[where]), axis=0) for where in ("centred", "off-centre"))
+    return {
+        "metric pose: median rotation error, °": float(both[0]),
+        "metric pose: median distance error, %": float(both[1]),
+        "metric pose: rotation, off-centre over centred": float(aside[0] / centred[0]),
+        "metric pose: distance, off-centre over centred": float(aside[1] / centred[1]),
+    }
+
+
+def _turned(
+    image: NDArray[np.uint8], seen: Any, degrees: float, around: float
+) -> tuple[NDArray[np.float64], Camera, NDArray[np.uint8]]:
+    """The camera turned about its own centre: by what, its intrinsics, and its picture (a homography: exact)."""
+    focal = seen.scale * seen.distance
+    axis = np.radians(degrees) * np.array([-np.sin(around), np.cos(around), 0])
+    turn = np.asarray(cv2.Rodrigues(axis)[0], dtype=np.float64)
+    half = int(focal * np.tan(np.radians(30)) + 0.7 * _SIZE)
+    camera = Camera(focal, focal, half - 0.5, half - 0.5)
+    before = Camera(focal, focal, float(seen.offset[0]), float(seen.offset[1]))
+    matrix = camera.matrix @ turn @ np.linalg.inv(before.matrix)
+    picture = cv2.warpPerspective(image, matrix, (2 * half, 2 * half), borderMode=cv2.BORDER_REPLICATE)
+    return turn, camera, np.asarray(picture, dtype=np.uint8)
+
+
+def _in_model_frame(coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([np.eye(3, 4).ravel(), coefficients]).astype(np.float32)
+
+
+def _box(points: NDArray[np.floating]) -> list[float]:
+    low, high = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
+    return [*low.tolist(), *(high - low).tolist()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
