@@ -6,6 +6,7 @@
 
 #include "cln/image.hpp"
 #include "cln/pose.hpp"
+#include "cln/rasterizer.hpp"
 #include "cln/roi.hpp"
 #include "support.hpp"
 
