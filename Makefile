@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= out
 
-.PHONY: demo test browser browser-test browser-bench fuzz clean
+.PHONY: demo test mutants browser browser-test browser-bench fuzz clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed-export
@@ -16,6 +16,10 @@ test: .venv/installed-dev .venv/installed-triton
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# Do the tests notice when the code is wrong? Each change of tests/mutants.toml must fail some; minutes.
+mutants: .venv/installed-dev
+	$(BIN)/python -m tests.mutants
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -5,13 +5,14 @@ import json
 import types
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from export import faces, rehearsal  # noqa: E402
+from export import faces, plan, rehearsal  # noqa: E402
 from export.comparison import FLOAT32_GATE, HALF_GATE, Comparison, torch_run  # noqa: E402
 from export.errors import ParityError, PrecisionError  # noqa: E402
 from export.faces import ParityCrops  # noqa: E402
@@ -253,3 +254,12 @@ def test_photographs_give_their_faces(sources):
     side = float(min(height, width))
     middle = crop(photo, [Roi(center_x=(width - 1) / 2, center_y=(height - 1) / 2, side=side)], 64)[0]
     assert np.abs(face.astype(int) - middle).mean() > 20
+
+
+def test_a_plan_s_float32_is_not_tf32(monkeypatch):
+    trt = pytest.importorskip("polygraphy.backend.trt")
+    cleared, names = [], SimpleNamespace(TF32="TF32", DETAILED="DETAILED")
+    config = SimpleNamespace(clear_flag=cleared.append)
+    monkeypatch.setattr(trt, "create_config", lambda *_, **__: config)
+    library = SimpleNamespace(BuilderFlag=names, ProfilingVerbosity=names)
+    assert plan._configured(library, [], (), None, None) is config and cleared == ["TF32"]

@@ -227,3 +227,11 @@ def test_quick_takes_one_look_and_finds_what_that_shows(photo: np.ndarray) -> No
     quick = BlazeFaceDetector(quick=True)
     close = photo[70:190, 160:285]  # fills the view: takes the second look
     assert len(quick.detect(photo)) == 1 and quick.detect(close) == [] and len(BlazeFaceDetector().detect(close)) == 1
+
+
+def test_the_region_of_keypoints_by_hand() -> None:
+    keypoints = np.array([[10, 0], [30, 0], [20, 10], [20, 24], [0, 6], [40, 6]], np.float32)
+    roi = roi_from_detection(Detection(box=(0, 0, 40, 40), score=1.0, keypoints=keypoints))
+    assert (roi.center_x, roi.center_y) == pytest.approx((20.0, 0.5 * 24 + 0.7 * 6))
+    spread = np.sqrt(np.square(keypoints - keypoints.mean(axis=0)).sum(axis=1).mean())
+    assert roi.side == pytest.approx(2**0.5 * 3.1 * spread) and roi.angle == pytest.approx(0.0)

@@ -43,3 +43,9 @@ def test_pose_matrix_comes_apart(scale, yaw, pitch, roll):
     found_scale, found_rotation, translation = decompose(pose)
     assert found_scale == pytest.approx(scale)
     assert np.allclose(found_rotation, rotation, atol=1e-9) and translation.tolist() == [1, 2, 0]
+
+
+def test_the_scale_of_an_uneven_matrix_is_the_mean_of_its_axes():
+    scale, rotation, shift = decompose(np.column_stack([np.diag([1.0, -2.0, 6.0]), [7.0, 8.0, 9.0]]))
+    assert scale == pytest.approx(3.0) and shift.tolist() == [7.0, 8.0, 9.0]
+    np.testing.assert_allclose(rotation, np.eye(3), atol=1e-12)

@@ -117,6 +117,21 @@ def same(params: torch.Tensor) -> torch.Tensor:
     return params
 
 
+def test_eyes_lips_and_depth_have_their_weights(face_model: FaceModel) -> None:
+    weighting = FaceLoss(LossConfig(detail_weight=3.0, depth_weight=0.25), Decoder(face_model), 128).weighting
+    assert weighting.sum() == pytest.approx(1.0)
+    relative = weighting / weighting[0, 0]
+    assert relative[:36, :2].unique().tolist() == [1.0]  # jaw, brows, nose
+    torch.testing.assert_close(relative[36:, :2], torch.full((32, 2), 3.0))  # eyes and lips
+    torch.testing.assert_close(relative[:, 2], 0.25 * relative[:, 0])
+
+
+def test_the_scale_of_a_pose_is_the_quadratic_mean_of_its_axes() -> None:
+    params = torch.zeros(1, 62)
+    params[0, 0], params[0, 5], params[0, 10] = 3.0, -4.0, 12.0
+    assert pose_scale(params).item() == pytest.approx((169 / 3) ** 0.5)
+
+
 def test_wing_of_points_against_hand_worked_values(face_model: FaceModel, make_params) -> None:
     decoder = Decoder(face_model)
     truth = torch.from_numpy(make_params(2))
