@@ -82,6 +82,14 @@ def _is_special(path: str | os.PathLike[str]) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
+def cache_folder(name: str) -> Path | None:
+    """The user's cache folder for something that is only for speed; nothing where the user has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cln" / name
+    except RuntimeError:  # an unknown user, as containers have
+        return None
+
+
 def sha256(data: bytes) -> str:
     """SHA-256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()

@@ -359,3 +359,14 @@ def test_the_networks_output_follows_the_model(tmp_path):
     losses = FaceLoss(LossConfig(), decoder, 32)(whitened, truth, network.whiten, network.dewhiten)
     losses.total.backward()
     assert torch.isfinite(losses.total) and all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("name", "shape"), [("pt3d_68", (68, 3)), ("pt2d", (68, 2)), ("Shape_Para", (1, 198))])
+def test_a_matrix_is_not_its_transpose(tmp_path, name, shape):
+    from training.data.mat_faces import read_labels
+
+    write_face(tmp_path / "a.jpg", make_labels(1), points="pt2d" if name == "pt2d" else "pt3d_68")
+    content = loadmat(tmp_path / "a.mat")
+    savemat(tmp_path / "a.mat", {k: v for k, v in content.items() if k[0] != "_"} | {name: np.ones(shape)})
+    with pytest.raises(FileFormatError, match=rf"{name} with .* got float64 \({shape[0]}, {shape[1]}\)"):
+        read_labels(tmp_path / "a.mat")

@@ -1,5 +1,6 @@
 """Readers of faces that are labelled with points alone: Helen, LFPW, a user's folder, AFLW."""
 
+import re
 import sqlite3
 from contextlib import closing
 
@@ -10,6 +11,7 @@ import torch
 
 from runtime.errors import FileFormatError, InvalidInputError
 from runtime.face_model import load_face_model
+from runtime.files import cache_folder
 from runtime.roi import Roi
 from training.data.__main__ import main
 from training.data.aflw import load_aflw, load_aflw_crops
@@ -302,3 +304,111 @@ def test_the_check_command_ends_with_one_line_for_what_it_does_not_know(tmp_path
     assert "nothing is rendered" in capsys.readouterr().out
     with pytest.raises(InvalidInputError, match="rendered"):
         open_samples("synthetic:5", MODEL, size=96)
+
+
+HEADER = ["file", *(f"{axis}{i}" for i in range(68) for axis in "xy")]
+
+
+def table(path, rows, *, separator=",", encoding="utf-8", header=HEADER, end="\n", more=""):
+    lines = [separator.join(cells) + more for cells in ([header] if header else []) + rows]
+    path.write_bytes((end.join(lines) + end).encode(encoding))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"header": None},
+        {"header": ["FILE", *HEADER[1:]]},
+        {"header": ["Bild", *(f"Punkt {h}" for h in HEADER[1:])]},
+        {"encoding": "utf-8-sig"},
+        {"encoding": "utf-16"},
+        {"encoding": "cp1252"},
+        {"encoding": "utf-16", "separator": "\t", "end": "\r\n"},  # "Unicode text"
+        {"separator": ";", "end": "\r\n", "more": ";;"},
+        {"separator": ";", "decimal": ","},
+        {"separator": ",", "more": ",,,\n,,,,"},  # empty cells and lines
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path, options):
+    points = make_points(0)
+    for name in ("ä.png", "b.png"):
+        write_image(tmp_path / name, points)
+    decimal = options.pop("decimal", ".")
+    cells = [f"{value:.3f}".replace(".", decimal) for value in points.ravel()]
+    table(tmp_path / "points.csv", [["ä.png", *cells], ["./b.png", *cells]], **options)
+    loaded = load_own(tmp_path)
+    assert [face.image_path.name for face in loaded.faces] == ["ä.png", "b.png"]
+    assert all(np.abs(face.points - points).max() < 1e-3 for face in loaded.faces)
+
+
+def test_each_face_of_an_image_gets_its_own_box(tmp_path):
+    first, second = make_points(0), make_points(1) + np.array((200, 0))
+    write_image(tmp_path / "a.png", first)
+    rows = [["a.png", *(f"{v:.2f}" for v in points.ravel())] for points in (first, second)]
+    table(tmp_path / "points.csv", rows)
+    boxes = [[*points.min(axis=0), *np.ptp(points, axis=0)] for points in (second, first)]  # in another order
+    table(tmp_path / "boxes.csv", [["a.png", *(f"{v:.2f}" for v in box)] for box in boxes], header=None)
+    faces = load_own(tmp_path).faces
+    assert [round(face.roi.center_x) for face in faces] == [
+        round(points[:, [0]].min() / 2 + points[:, [0]].max() / 2) for points in (first, second)
+    ]
+
+
+def _one_box(folder, points):
+    table(folder / "boxes.csv", [["a.png", "1", "2", "90", "90"]], header=None)
+    cells = [f"{v:.2f}" for v in points.ravel()]
+    table(folder / "points.csv", [["a.png", *cells], ["a.png", *cells[::-1]]])
+
+
+def _box_elsewhere(folder, points):
+    table(folder / "boxes.csv", [["a.png", "900", "900", "90", "90"]], header=None)
+    table(folder / "points.csv", [["a.png", *(f"{v:.2f}" for v in points.ravel())]])
+
+
+def _box_of_no_image(folder, points):
+    table(folder / "boxes.csv", [["A.png", "1", "2", "90", "90"]], header=None)
+    table(folder / "points.csv", [["a.png", *(f"{v:.2f}" for v in points.ravel())]])
+
+
+def _twice(folder, points):
+    write_pts(folder / "a.pts", points)
+    table(folder / "points.csv", [["a.png", *(f"{v:.2f}" for v in points.ravel())]])
+
+
+def _two_images(folder, points):
+    write_pts(folder / "a.pts", points)
+    write_image(folder / "a.jpg", points)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_one_box, "a.png: expected a box for each of its 2 faces in boxes.csv, got 1"),
+        (_box_elsewhere, "a.png: expected a box around its points"),
+        (_box_of_no_image, r"expected names of images in the folder, got 'A.png'; did you mean 'a.png'\?"),
+        (_twice, "expected each face once, got a.png in points.csv too"),
+        (_two_images, "expected one image beside it, found a.jpg and a.png"),
+    ],
+)
+def test_labels_that_could_mean_two_things_are_bad_ones(tmp_path, make, message):
+    points = make_points(0)
+    write_image(tmp_path / "a.png", points)
+    make(tmp_path, points)
+    assert re.search(message, "\n".join(load_own(tmp_path, max_bad=1.0).bad.values()))
+
+
+def test_an_index_that_can_not_be_kept_is_a_warning(tmp_path, monkeypatch):
+    write_image(tmp_path / "a.png", make_points(0))
+    write_pts(tmp_path / "a.pts", make_points(0))
+    (tmp_path / "._a.pts").write_bytes(b"\0\5\x16\7")  # macOS leaves these
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    with pytest.warns(UserWarning, match="is not kept") as warned:
+        assert len(load_pts(tmp_path).faces) == 1
+    assert len(warned) == 1
+
+
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert cache_folder("index") is None

@@ -36,6 +36,7 @@ from runtime.face_model import LANDMARKS
 from runtime.roi import Roi
 from training.data.landmarks import AFLW_21, PointFace
 from training.data.points import PointFaces
+from training.data.tables import read_text
 
 _POINTS = len(AFLW_21.mixing)
 _CROP = 120.0
@@ -87,7 +88,7 @@ def load_aflw_crops(folder: str | os.PathLike[str]) -> PointFaces:
     listing = root / "test.data" / "AFLW_GT_crop.list"
     if not listing.is_file():
         raise FileNotFoundError(f"{listing}: expected the list of 3DDFA's AFLW crops, found none; give 3DDFA's folder.")
-    names = listing.read_text(encoding="utf-8").split()
+    names = read_text(listing).split()
     configs = root / "test.configs"
     points = _protocol_array(configs / "AFLW_GT_pts21.npy", len(names), (2, _POINTS))
     fitted = _protocol_array(configs / "AFLW_GT_pts68.npy", len(names), (None, LANDMARKS))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from runtime.convert.basel import load_mat
 from runtime.errors import FileFormatError
 from runtime.face_model import LANDMARKS
-from training.data.files import numbers
+from training.data.files import find_files, image_beside, numbers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,7 +41,7 @@ def load_aflw2000(folder: str | os.PathLike[str]) -> list[AnnotatedFace]:
     directory = Path(folder)
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory}: expected the folder of AFLW2000-3D, found none; check the path.")
-    paths = sorted(directory.glob("*.mat"))
+    paths = [directory / file.name for file in find_files(directory, ".mat")]
     if not paths:
         raise FileFormatError(
             f"{directory}: expected NAME.jpg and NAME.mat files, got no .mat; unpack AFLW2000-3D there."
@@ -50,11 +50,9 @@ def load_aflw2000(folder: str | os.PathLike[str]) -> list[AnnotatedFace]:
 
 
 def _load_face(path: Path) -> AnnotatedFace:
-    image = path.with_suffix(".jpg")
-    if not image.is_file():
-        raise FileFormatError(f"{path}: expected its image {image.name} beside it, found none; copy it there.")
+    image = image_beside(path)
     content = load_mat(path)
-    points = numbers(path, content, "pt3d_68", 3 * LANDMARKS).reshape(3, LANDMARKS).T
+    points = numbers(path, content, "pt3d_68", (3, LANDMARKS)).T
     pose = numbers(path, content, "Pose_Para", 7)
     if not np.ptp(points[:, :2], axis=0).all():
         raise FileFormatError(f"{path}: expected pt3d_68 whose box has an area, got a flat one; fetch the file again.")

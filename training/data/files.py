@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +25,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import safetensors
+from runtime.command import one_line
 from runtime.errors import FileFormatError
-from runtime.files import sha256
-from runtime.image import read_image, upright_size
+from runtime.files import cache_folder, sha256
+from runtime.image import IMAGE_SUFFIXES, read_image, upright_size
 from runtime.roi import Roi, crop
 
 logger = logging.getLogger(__name__)
 
 MAX_BAD_SHARE = 0.01
-IMAGE_SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".PNG")
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 _NAMED = 10
 
 
@@ -147,9 +149,9 @@ def find_files(
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
                 if entry.is_dir():
-                    if deep:
+                    if deep and not entry.name.startswith("."):
                         waiting.append(Path(entry.path))
-                elif entry.name.lower().endswith(suffix):
+                elif entry.name.lower().endswith(suffix) and not entry.name.startswith("."):  # macOS' ._NAME
                     stat = entry.stat()
                     name = Path(entry.path).relative_to(folder).as_posix()
                     found.append(LabelFile(name=name, size=stat.st_size, modified=stat.st_mtime_ns))
@@ -187,19 +189,15 @@ def read_index(
         FileFormatError: More of the files are bad, or all.
     """
     place = sha256(f"{kind} {folder.resolve()}".encode())[:16]
-    path = (cache or index_cache()) / f"{kind}-{place}.safetensors"
+    where = cache or cache_folder("index")
+    path = where / f"{kind}-{place}.safetensors" if where else None
     listing = "\n".join(f"{file.name} {file.size} {file.modified}" for file in files)
     fingerprint = sha256(f"{_INDEX_VERSION}\n{listing}".encode())
-    index = _cached(path, fingerprint) or _build(folder, files, read, path, fingerprint)
+    index = (path and _cached(path, fingerprint)) or _build(folder, files, read, path, fingerprint)
     skipped = Skipped(total=len(files), limit=max_bad)
     for name, reason in index.bad.items():
         skipped.add(name, reason)
     return index
-
-
-def index_cache() -> Path:
-    """The user's cache folder for indices."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cln" / "index"
 
 
 def _cached(path: Path, fingerprint: str) -> Index | None:
@@ -209,7 +207,7 @@ def _cached(path: Path, fingerprint: str) -> Index | None:
             return None
         names = tensors.pop("names").tobytes().decode()
         return Index(names=names.split("\n"), arrays=tensors, bad=json.loads(metadata["bad"]))
-    except (FileNotFoundError, FileFormatError, KeyError, ValueError):
+    except (OSError, FileFormatError, KeyError, ValueError):
         return None  # a damaged cache is made again
 
 
@@ -217,7 +215,7 @@ def _build(
     folder: Path,
     files: Sequence[LabelFile],
     read: Callable[[Path], dict[str, NDArray[Any]]],
-    path: Path,
+    path: Path | None,
     fingerprint: str,
 ) -> Index:
     from tqdm import tqdm
@@ -227,28 +225,59 @@ def _build(
         try:
             rows.append(read(folder / file.name))
             names.append(file.name)
-        except FileFormatError as error:
-            bad[file.name] = str(error)
+        except (FileFormatError, OSError) as error:
+            bad[file.name] = one_line(error)
     if not rows:
         first = next(iter(bad.values()), "no label file")
         raise FileFormatError(f"{folder}: expected readable labels, got none ({first}).")
     arrays = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     encoded = np.frombuffer("\n".join(names).encode(), dtype=np.uint8)
-    safetensors.write(path, {**arrays, "names": encoded}, {"fingerprint": fingerprint, "bad": json.dumps(bad)})
+    if path is not None:
+        try:
+            safetensors.write(path, {**arrays, "names": encoded}, {"fingerprint": fingerprint, "bad": json.dumps(bad)})
+        except OSError as error:  # it is only for speed
+            warnings.warn(f"the index of {folder} is not kept ({one_line(error)}); it is made each time", stacklevel=2)
     return Index(names=names, arrays=arrays, bad=bad)
 
 
+def images_of(folder: Path, *, deep: bool = False) -> list[LabelFile]:
+    """The images of a folder, below it too where `deep`, by name."""
+    return find_files(folder, IMAGE_SUFFIXES, deep=deep)
+
+
 def image_beside(path: Path) -> Path:
-    """The image of a label file: the same name with one of `IMAGE_SUFFIXES`.
+    """The image of a label file: the same name with a suffix of an image, in any case.
 
     Raises:
-        FileFormatError: There is none.
+        FileFormatError: There is none, or more than one.
     """
-    for suffix in IMAGE_SUFFIXES:
-        candidate = path.with_suffix(suffix)
-        if candidate.is_file():
-            return candidate
-    raise FileFormatError(f"{path}: expected its image {path.stem}.jpg or .png beside it, found none; copy it there.")
+    stat = path.parent.stat()
+    images = _images_by_stem(os.fspath(path.parent), stat.st_mtime_ns).get(path.stem, ())
+    if not images:
+        raise FileFormatError(
+            f"{path}: expected its image {path.stem}.jpg or .png beside it, found none; copy it there."
+        )
+    if len(images) > 1:
+        raise FileFormatError(f"{path}: expected one image beside it, found {' and '.join(images)}; keep one of them.")
+    return path.with_name(images[0])
+
+
+def labelled_image(path: Path) -> Path:
+    """The image of a label file of an index; where it is gone since, a name that will be missed when it is read."""
+    try:
+        return image_beside(path)
+    except (FileFormatError, OSError):
+        return path.with_suffix(".jpg")
+
+
+@lru_cache(maxsize=16)
+def _images_by_stem(folder: str, modified: int) -> dict[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            found[stem] = (*found.get(stem, ()), name)
+    return found
 
 
 def image_height(path: Path) -> int:
@@ -260,16 +289,26 @@ def image_height(path: Path) -> int:
     return upright_size(path)[1]
 
 
-def numbers(path: Path, content: dict[str, Any], name: str, size: int) -> NDArray[np.float64]:
-    """The `size` finite numbers called `name` in a .mat file's content, flat.
+def numbers(path: Path, content: dict[str, Any], name: str, shape: int | tuple[int | None, ...]) -> NDArray[np.float64]:
+    """The finite numbers called `name` in a .mat file's content: of a shape, or flat where `shape` is their count.
+
+    A row and a column are the same; a matrix is not its transpose. None stands for any length.
 
     Raises:
-        FileFormatError: They are not there, of another count or kind, or not finite.
+        FileFormatError: They are not there, of another shape or kind, or not finite.
     """
     value = content.get(name)
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or value.size != size:
+    fits = isinstance(value, np.ndarray) and value.dtype.kind in "fiu"
+    if isinstance(value, np.ndarray) and isinstance(shape, int):
+        fits = fits and max(value.shape, default=0) == value.size == shape
+    elif isinstance(value, np.ndarray) and isinstance(shape, tuple):
+        fits = fits and value.ndim == len(shape)
+        fits = fits and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
+    if not fits or not isinstance(value, np.ndarray):
         got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else "nothing"
-        raise FileFormatError(f"{path}: expected {name} with {size} numbers, got {got}; the set's own files have them.")
+        wanted = f"{shape} numbers" if isinstance(shape, int) else f"shape {tuple(n or 'any' for n in shape)}"
+        raise FileFormatError(f"{path}: expected {name} with {wanted}, got {got}; the set's own files have them so.")
     if not np.isfinite(value).all():
         raise FileFormatError(f"{path}: {name} holds NaN or infinity; fetch the file again.")
-    return np.asarray(value, dtype=np.float64).ravel()
+    array = np.asarray(value, dtype=np.float64)
+    return array.ravel() if isinstance(shape, int) else array

@@ -24,11 +24,11 @@ from runtime.errors import FileFormatError
 from runtime.face_model import LANDMARKS
 from training.data.basel_labels import BaselLabels, linear_of_pose
 from training.data.files import (
-    IMAGE_SUFFIXES,
     MAX_BAD_SHARE,
     find_files,
     image_beside,
     image_height,
+    labelled_image,
     numbers,
     read_index,
 )
@@ -100,7 +100,6 @@ def read_labels(path: Path) -> dict[str, NDArray[Any]]:
         "shape": numbers(path, content, "Shape_Para", _SHAPES).astype(np.float32),
         "expression": numbers(path, content, "Exp_Para", _EXPRESSIONS).astype(np.float32),
         "height": np.array(image_height(image), dtype=np.int32),
-        "suffix": np.array(IMAGE_SUFFIXES.index(image.suffix), dtype=np.int32),
         "landmarks": _landmarks(path, content),
     }
 
@@ -116,10 +115,8 @@ def _load(folder: Path, kind: str, parts: list[str], cache: Path | None, max_bad
         )
     index = read_index(folder, kind, files, read_labels, cache, max_bad)
     arrays = dict(index.arrays)
-    landmarks, suffixes = arrays.pop("landmarks"), arrays.pop("suffix")
-    images = [
-        (folder / name).with_suffix(IMAGE_SUFFIXES[suffix]) for name, suffix in zip(index.names, suffixes, strict=True)
-    ]
+    landmarks = arrays.pop("landmarks")
+    images = [labelled_image(folder / name) for name in index.names]
     return MatFaces(
         folder=folder,
         images=images,
@@ -130,9 +127,7 @@ def _load(folder: Path, kind: str, parts: list[str], cache: Path | None, max_bad
 
 
 def _landmarks(path: Path, content: dict[str, Any]) -> NDArray[np.float32]:
-    for name in ("pt3d_68", "pt2d"):
-        value = content.get(name)
-        if isinstance(value, np.ndarray) and value.ndim == 2 and value.shape[1] == LANDMARKS:
-            points = numbers(path, content, name, value.size).reshape(value.shape)
-            return (points[:2].T - 1.0).astype(np.float32)
+    for name, rows in (("pt3d_68", 3), ("pt2d", 2)):
+        if name in content:
+            return (numbers(path, content, name, (rows, LANDMARKS))[:2].T - 1.0).astype(np.float32)
     return np.full((LANDMARKS, 2), np.nan, np.float32)

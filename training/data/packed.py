@@ -24,6 +24,7 @@ from runtime.convert.plain_pickle import read_plain_pickle
 from runtime.errors import FileFormatError
 from runtime.face_model import POSE_SIZE
 from training.data.basel_labels import BaselLabels
+from training.data.tables import read_text
 
 _SIDE = 120
 _SHAPES, _PARAMS = 40, 62
@@ -76,7 +77,7 @@ def load_packed(folder: str | os.PathLike[str], split: Literal["train", "val"] =
 def _list(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected 3DDFA's list of images, found none; copy it there.")
-    names = path.read_text(encoding="utf-8").split()
+    names = read_text(path).split()
     if not names:
         raise FileFormatError(f"{path}: expected a file name a line, got an empty file; fetch it again.")
     return names

@@ -11,14 +11,16 @@ own folder    DIR/*.jpg or .png, and one or more of
                   NAME.pts       as above
                   points.csv     file,x1,y1,…,x68,y68 one face a line, pixels from 0; an empty cell is an unknown point
                   boxes.csv      file,x,y,w,h: the tight face box (brows to chin, cheek to cheek) to crop at, for faces
-                                 whose known points don't span the face
+                                 whose known points don't span the face; for all faces of an image or for none, a line
+                                 each, in any order
+              Tables may be as spreadsheets write them (`training.data.tables`).
               An image without points has nothing to learn from: it is left out, and `notes` say so.
 """
 
 from __future__ import annotations
 
-import csv
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import ClnError, FileFormatError, InvalidInputError
+from runtime.errors import ClnError, FileFormatError, InvalidInputError, nearest_name
 from runtime.face_model import LANDMARKS
 from runtime.roi import Roi
-from training.data.files import IMAGE_SUFFIXES, MAX_BAD_SHARE, Skipped, find_files, image_beside, read_index
+from training.data.files import (
+    MAX_BAD_SHARE,
+    Skipped,
+    find_files,
+    image_beside,
+    images_of,
+    labelled_image,
+    read_index,
+)
 from training.data.landmarks import PointFace
+from training.data.tables import find_named, read_table, read_text
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,8 +73,8 @@ def load_pts(
     index = read_index(directory, "pts", files, _row, cache, max_bad)
     everything = np.ones(LANDMARKS, bool)
     faces = []
-    for name, points, suffix in zip(index.names, index.arrays["points"], index.arrays["suffix"], strict=True):
-        image = (directory / name).with_suffix(IMAGE_SUFFIXES[suffix])
+    for name, points in zip(index.names, index.arrays["points"], strict=True):
+        image = labelled_image(directory / name)
         roi = Roi.from_landmarks(points)
         faces.append(PointFace(image_path=image, points=points, visible=everything, roi=roi))
     labelled = {file.name.rpartition(".")[0] for file in files}
@@ -78,33 +89,102 @@ def load_own(folder: str | os.PathLike[str], *, max_bad: float = MAX_BAD_SHARE) 
         FileFormatError: No labels in it, a table that can't be read, or more labels are bad than `max_bad`, a share.
     """
     directory = _folder(folder)
-    boxes = {name: box for name, box in _table(directory / "boxes.csv", 4)}
-    labels = [(name, row.reshape(-1, 2)) for name, row in _table(directory / "points.csv", 2 * LANDMARKS)]
+    labels = _labels(directory / "points.csv")
     files = find_files(directory, ".pts")
     if not labels and not files:
         raise FileFormatError(
             f"{directory}: expected points.csv or NAME.pts files, got neither; images alone can't be learnt from."
         )
-    skipped, faces = Skipped(total=len(labels) + len(files), limit=max_bad), []
+    boxes: dict[str, list[NDArray[np.float64]]] = {}
+    for name, box in _optional_table(directory / "boxes.csv", 4):
+        boxes.setdefault(name, []).append(box)
+    skipped, faces = Skipped(total=len(labels) + len(files) + len(boxes), limit=max_bad), []
+    of_image: dict[str, list[NDArray[np.float64]]] = {}
+    for name, points in labels:
+        of_image.setdefault(name, []).append(points)
     for file in files:
         try:
-            path = directory / file.name
-            labels.append((image_beside(path).name, read_pts(path)))
+            image = image_beside(directory / file.name).name
+            points = read_pts(directory / file.name)
+            if image in of_image:
+                raise FileFormatError(
+                    f"{file.name}: expected each face once, got {image} in points.csv too; keep one of both."
+                )
+            of_image[image] = [points]
         except FileFormatError as error:
             skipped.add(file.name, str(error))
-    for name, points in labels:
+    for name, several in of_image.items():
         try:
-            faces.append(_face(directory / name, points, boxes.get(name)))
+            image = _image(directory, name)
+            for points, box in zip(several, _boxes_of(name, several, boxes.get(name)), strict=True):
+                faces.append(_face(image, points, box))
         except (ClnError, OSError) as error:
             skipped.add(name, str(error))
-    labelled = {name.rpartition(".")[0] for name in (*(name for name, _ in labels), *(file.name for file in files))}
+    for name in boxes.keys() - of_image.keys():
+        if not find_named(directory, name).is_file():  # an image without points is noted below
+            near = nearest_name(name, of_image)
+            skipped.add(f"boxes.csv: {name}", f"boxes.csv: expected names of images in the folder, got {near}")
+    labelled = {name.rpartition(".")[0] for name in (*of_image, *(file.name for file in files))}
     return PointFaces(faces=faces, bad=skipped.reasons, notes=_unlabelled(directory, labelled))
+
+
+def _labels(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
+    """Names and points (68, 2) of points.csv; a line that is there twice counts once."""
+    rows = _optional_table(path, 2 * LANDMARKS)
+    once = {(name, row.tobytes()): (name, row.reshape(-1, 2)) for name, row in rows}
+    return list(once.values())
+
+
+def _boxes_of(
+    name: str, faces: list[NDArray[np.float64]], boxes: list[NDArray[np.float64]] | None
+) -> Sequence[NDArray[np.float64] | None]:
+    """The box of each face of an image: of several, the one that lies nearest to its points.
+
+    Raises:
+        FileFormatError: They are not as many as the faces, or one holds none of its face's points.
+    """
+    if boxes is None:
+        return [None] * len(faces)
+    if len(boxes) != len(faces):
+        raise FileFormatError(
+            f"{name}: expected a box for each of its {len(faces)} faces in boxes.csv, got {len(boxes)}; "
+            "give a line for each face, or none."
+        )
+    from scipy.optimize import linear_sum_assignment
+
+    with np.errstate(invalid="ignore"):
+        middles = np.array([np.nanmean(points, axis=0) if np.isfinite(points).any() else (0, 0) for points in faces])
+        corners = np.array(boxes)
+        away = np.linalg.norm(middles[:, None] - (corners[:, :2] + corners[:, 2:] / 2)[None], axis=2)
+    order = linear_sum_assignment(np.nan_to_num(away, nan=1e9))[1]
+    chosen = [boxes[i] for i in order]
+    for points, (x, y, w, h) in zip(faces, chosen, strict=True):
+        known = points[np.isfinite(points).all(axis=1)]
+        if len(known) and not ((known >= (x, y)) & (known <= (x + w, y + h))).all(axis=1).any():
+            raise FileFormatError(
+                f"{name}: expected a box around its points, got x {x:g}, y {y:g}, {w:g} x {h:g}, which holds none."
+            )
+    return chosen
+
+
+def _image(directory: Path, name: str) -> Path:
+    image = find_named(directory, name)
+    if not image.is_file():
+        names = [file.name for file in images_of(directory)]
+        raise FileNotFoundError(
+            f"{image}: expected this image, found none; the table names {nearest_name(name, names)}"
+        )
+    return image
+
+
+def _optional_table(path: Path, width: int) -> list[tuple[str, NDArray[np.float64]]]:
+    """No file is an empty table."""
+    return read_table(path, width) if path.is_file() else []
 
 
 def _unlabelled(directory: Path, labelled: set[str], *, deep: bool = False) -> list[str]:
     """A line for each image that no label is for, by its path without suffix."""
-    images = find_files(directory, tuple({suffix.lower() for suffix in IMAGE_SUFFIXES}), deep=deep)
-    names = [file.name for file in images if file.name.rpartition(".")[0] not in labelled]
+    names = [file.name for file in images_of(directory, deep=deep) if file.name.rpartition(".")[0] not in labelled]
     return [f"{name} is left out: it has no points" for name in names]
 
 
@@ -114,7 +194,7 @@ def read_pts(path: Path) -> NDArray[np.float64]:
     Raises:
         FileFormatError: It has another layout, another number of points, holds NaN, or all points are in one place.
     """
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_text(path)
     body = text.partition("{")[2].partition("}")
     try:
         points = np.array([[float(v) for v in line.split()] for line in body[0].splitlines() if line.strip()])
@@ -131,13 +211,11 @@ def read_pts(path: Path) -> NDArray[np.float64]:
 
 
 def _row(path: Path) -> dict[str, NDArray[Any]]:
-    suffix = IMAGE_SUFFIXES.index(image_beside(path).suffix)
-    return {"points": read_pts(path), "suffix": np.array(suffix, dtype=np.int32)}
+    image_beside(path)
+    return {"points": read_pts(path)}
 
 
 def _face(image: Path, points: NDArray[np.float64], box: NDArray[np.float64] | None) -> PointFace:
-    if not image.is_file():
-        raise FileNotFoundError(f"{image}: expected this image, found none; check its name in the table")
     visible = np.asarray(np.isfinite(points).all(axis=1))
     roi = _region(image, points[visible], box)
     return PointFace(image_path=image, points=points, visible=visible, roi=roi)
@@ -153,27 +231,6 @@ def _region(path: Path, points: NDArray[np.float64], box: NDArray[np.float64] | 
         return Roi.from_landmarks(points) if box is None else Roi.from_box(box)
     except InvalidInputError as error:
         raise FileFormatError(f"{path}: its label says no region ({error}); label it again.") from None
-
-
-def _table(path: Path, width: int) -> list[tuple[str, NDArray[np.float64]]]:
-    """Lines `file, number, …` of a CSV file; NaN for empty cells. No file is an empty table."""
-    if not path.is_file():
-        return []
-    rows = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, cells in enumerate(csv.reader(file), start=1):
-            if not cells or (number == 1 and cells[0].strip() == "file"):
-                continue
-            try:
-                values = np.array([float(cell) if cell.strip() else np.nan for cell in cells[1:]])
-            except ValueError:
-                values = np.zeros(0)
-            if len(values) != width or np.isinf(values).any():
-                raise FileFormatError(
-                    f"{path}, line {number}: expected a file name and {width} numbers, got {len(cells)} cells."
-                )
-            rows.append((cells[0].strip(), values))
-    return rows
 
 
 def _folder(folder: str | os.PathLike[str]) -> Path:
