@@ -8,6 +8,8 @@ survived. Tests are run in forked processes, so that torch is imported once.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import os
 import shutil
 import sys
@@ -24,6 +26,11 @@ from runtime.errors import InvalidInputError
 ROOT = Path(__file__).parents[1]
 LIST = Path(__file__).with_suffix(".toml")
 COPIED = ("runtime", "training", "export", "serving", "benchmarks", "tools", "tests", "checkpoints", "examples", "docs")
+IMPORTED = (
+    *("torch", "torch._dynamo", "numpy.testing", "hypothesis", "pytest", "cv2", "scipy.io", "tqdm", "safetensors"),
+    *("onnxruntime", "onnx", "onnxscript", "polygraphy.backend.trt", "matplotlib"),
+)
+"""What takes long to import, once for all forks."""
 PASSED = 0
 """pytest's exit code; another one (a failed test, or code that can't be imported) notices the change."""
 MINUTES = 10
@@ -104,11 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise InvalidInputError(f"Expected a part of a mutant's name, got '{options.pattern}'; see {LIST.name}.")
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     sys.dont_write_bytecode = True
-    import cv2  # noqa: F401  # once, for all forks
-    import hypothesis  # noqa: F401
-    import torch
-
-    torch.set_num_threads(1)
+    for name in IMPORTED:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     survivors = []
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
