@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError, MismatchError
+from runtime.errors import ClnError, EngineUnavailableError, FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel
 from tests.training.conftest import make_face_model
 from tests.training.test_model import TINY
 from training import train
 from training.checkpoint import dump, load_checkpoint, load_plain
 from training.config import AugmentConfig, LossConfig, TrainConfig, load_config
+from training.data import samples as samples_module
 from training.data.samples import SyntheticSamples, parse_synthetic
 from training.learning import run as run_module
 from training.learning import sources
@@ -479,6 +481,41 @@ def test_cache_renders_once_grows_and_is_resumable(tmp_path: Path) -> None:
     assert images[:, 0, 0, 0].tolist() == [0, 2] and params[:, 0].tolist() == [0, 2]
     assert images.shape == (2, 8, 8, 3) and params.dtype == torch.float32
     assert len(cache(3, seed=4).missing()) == 3  # another seed's samples are others
+
+
+def killing_factory(size: int, seed: int) -> SimpleNamespace:
+    """Its process is ended as the system ends one that needs too much memory, or writes where the disk is full."""
+    return SimpleNamespace(sample=lambda index: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def test_a_worker_that_dies_ends_the_rendering_with_one_line(tmp_path: Path) -> None:
+    cache = SyntheticSamples(3, tmp_path, size=8, version="t", make_factory=killing_factory)
+    with pytest.raises(ClnError, match="a rendering process ended by itself"):
+        cache.fill(workers=1, progress=False)
+
+
+def test_space_is_taken_before_it_is_written(tmp_path: Path, monkeypatch) -> None:
+    """A sparse file behind a memory map ends the process with a bus error where the disk is full."""
+    made = SyntheticSamples(300, tmp_path, size=64, version="t", make_factory=Counting)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(OSError, match=r"300 samples need 3.8 MB more, 1.0 MB are free"):
+        made.fill(progress=False)
+    assert (made.folder / "images.u8").stat().st_blocks * 512 < 1_000_000
+    monkeypatch.undo()
+    samples_module._reserve(made.folder, 300, 64)
+    assert (made.folder / "images.u8").stat().st_blocks * 512 >= 300 * 64 * 64 * 3
+
+
+def test_compiled_code_that_nowhere_can_be_kept_is_compiled_each_time(monkeypatch) -> None:
+    from training.synthetic import compiled as module
+
+    def unlocated(*, cache: bool = False, **options: object) -> object:
+        if cache:
+            raise RuntimeError("cannot cache function 'f': no locator available for file 'f.py'")
+        return lambda function: function
+
+    monkeypatch.setattr(module, "njit", unlocated)
+    assert module.compiled(abs) is abs
 
 
 @pytest.mark.parametrize("text", ["synthetic:0", "synthetic:", "synthetic:x", "folder:3", "synthetic"])

@@ -14,12 +14,17 @@ middle, W / 1.25 pixels), with params float32 (62,) in the image's pixel frame. 
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,8 +35,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from runtime.command import Exit, command
 from runtime.errors import ClnError, InvalidInputError
-from runtime.files import sha256
+from runtime.files import cache_folder, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -129,12 +135,18 @@ class SyntheticSamples:
         return np.flatnonzero(self._done[: self._count] == 0)
 
     def fill(self, *, workers: int = 0, progress: bool = True) -> None:
-        """Render what is missing, in `workers` processes of one thread each, or here with 0."""
+        """Render what is missing, in `workers` processes of one thread each, or here with 0.
+
+        Raises:
+            OSError: There is no space for all of it; none is taken then.
+            ClnError: A process ended by itself; what was rendered is kept.
+        """
         from tqdm import tqdm
 
         missing = self.missing()
         if not len(missing):
             return
+        _reserve(self.folder, self._count, self.size)
         logger.info("rendering %d of %d samples into %s", len(missing), self._count, self.folder)
         with tqdm(total=len(missing), unit="face", desc="rendering", disable=None if progress else True) as bar:
             for done in self._render(missing, workers):
@@ -157,26 +169,70 @@ class SyntheticSamples:
             worker = _Renderer(*setup)
             yield from (worker.render(chunk) for chunk in chunks)
             return
-        with _single_threaded(), multiprocessing.get_context("spawn").Pool(workers, _start_worker, setup) as pool:
-            yield from pool.imap_unordered(_render_in_worker, chunks)
+        spawn = multiprocessing.get_context("spawn")
+        with _single_threaded():
+            pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_start_worker, initargs=setup)
+            try:
+                for done in as_completed([pool.submit(_render_in_worker, chunk) for chunk in chunks]):
+                    yield done.result()
+            except BrokenProcessPool:
+                raise ClnError(
+                    f"{self.folder}: a rendering process ended by itself, for want of memory or of disk space; "
+                    "what was rendered is kept, so free some and run again, or give fewer workers"
+                ) from None
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 def open_cache(folder: Path, count: int, size: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Memory maps of images, params and marks of at least `count` samples; new parts of the files are sparse zeros."""
-    layout: list[tuple[str, Any, tuple[int, ...]]] = [
-        ("images.u8", np.uint8, (size, size, 3)),
-        ("params.f32", np.float32, (NUM_PARAMS,)),
-        ("done.u8", np.uint8, ()),
-    ]
     arrays = []
-    for name, dtype, shape in layout:
-        path = folder / name
+    for path, dtype, shape, needed in _layout(folder, count, size):
         path.touch()
-        needed = count * int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         if path.stat().st_size < needed:
             os.truncate(path, needed)
         arrays.append(np.memmap(path, dtype=dtype, mode="r+", shape=(count, *shape)))
     return arrays[0], arrays[1], arrays[2]
+
+
+def _layout(folder: Path, count: int, size: int) -> list[tuple[Path, Any, tuple[int, ...], int]]:
+    """Path, type, shape of a sample, and bytes of all, of each file."""
+    files: list[tuple[str, Any, tuple[int, ...]]] = [
+        ("images.u8", np.uint8, (size, size, 3)),
+        ("params.f32", np.float32, (NUM_PARAMS,)),
+        ("done.u8", np.uint8, ()),
+    ]
+    return [
+        (folder / name, dtype, shape, count * int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
+        for name, dtype, shape in files
+    ]
+
+
+def _reserve(folder: Path, count: int, size: int) -> None:
+    """Takes the files' space before it is written: a full disk under a memory map would kill the process instead.
+
+    Raises:
+        OSError: There is too little.
+    """
+    layout = _layout(folder, count, size)
+    needed = sum(bytes for *_, bytes in layout)
+    # Blocks of 512 bytes are what is taken already; Windows does not tell.
+    held = sum(getattr(path.stat(), "st_blocks", 0) * 512 for path, *_ in layout)
+    free = shutil.disk_usage(folder).free
+    logger.info("%d samples take %.2f GB in %s; %.2f GB are free", count, needed / 1e9, folder, free / 1e9)
+    missing = max(needed - held, 0)
+    if missing > free:
+        raise OSError(
+            errno.ENOSPC, f"{count} samples need {missing / 1e6:.1f} MB more, {free / 1e6:.1f} MB are free", str(folder)
+        )
+    if hasattr(os, "posix_fallocate"):
+        for path, *_, bytes in layout:
+            with open(path, "r+b") as file:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, bytes)
+                except OSError as error:
+                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # file systems that cannot
+                        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 class _Renderer:
@@ -230,8 +286,8 @@ def _single_threaded() -> Iterator[None]:
 
 
 def default_cache() -> Path:
-    """The user's cache folder for rendered samples."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cln" / "synthetic"
+    """The user's cache folder for rendered samples; without a home, one for temporary files."""
+    return cache_folder("synthetic") or Path(tempfile.gettempdir()) / "cln" / "synthetic"
 
 
 def parse_synthetic(text: str) -> tuple[int, Path]:
@@ -252,6 +308,7 @@ def image_size(crop_size: int) -> int:
     return round(crop_size * MARGIN)
 
 
+@command(interrupted="what was rendered is kept")
 def main(arguments: list[str] | None = None) -> int:
     """Fill a cache from the command line; 0, 2 after an error's one line, 130 if interrupted."""
     parser = argparse.ArgumentParser(prog="python -m training.data.samples", description="Render synthetic samples.")
@@ -264,18 +321,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     seed = options.seed + (HELD_OUT_SEED if options.held_out else 0)
-    try:
-        count, directory = parse_synthetic(options.data)
-        size = image_size(options.crop_size)
-        samples = SyntheticSamples(count, directory, size=size, seed=seed, assets=options.assets)
-        samples.fill(workers=options.workers)
-    except (ClnError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; what was rendered is kept", file=sys.stderr)
-        return 130
-    return 0
+    count, directory = parse_synthetic(options.data)
+    size = image_size(options.crop_size)
+    samples = SyntheticSamples(count, directory, size=size, seed=seed, assets=options.assets)
+    samples.fill(workers=options.workers)
+    return Exit.DONE
 
 
 if __name__ == "__main__":

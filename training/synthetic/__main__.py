@@ -10,11 +10,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from runtime.errors import ClnError
+from runtime.command import command
+from runtime.errors import InvalidInputError
 from runtime.face_model import load_face_model
+from runtime.files import write_atomically
 from training.synthetic.factory import FaceFactory, Sample
 
 
+@command()
 def main(arguments: list[str] | None = None) -> int:
     """Renders, tiles, writes, and prints the speed; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m training.synthetic", description=__doc__)
@@ -28,22 +31,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--landmarks", action="store_true", help="draw the label's 68 landmarks")
     options = parser.parse_args(arguments)
     if min(options.count, options.columns, options.size) < 1:
-        print("error: expected --count, --columns and --size of at least 1", file=sys.stderr)
-        return 2
+        raise InvalidInputError("expected --count, --columns and --size of at least 1")
     cv2.setNumThreads(1)
-    try:
-        factory = FaceFactory(size=options.size, seed=options.seed, assets=options.assets)
-    except (ClnError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    factory = FaceFactory(size=options.size, seed=options.seed, assets=options.assets)
     for index in range(min(3, options.count)):  # compiles, and fills the libraries' first items
         factory.sample(index)
     started = time.perf_counter()
     samples = [factory.sample(options.start + index) for index in range(options.count)]
     seconds = time.perf_counter() - started
-    if not cv2.imwrite(str(options.out), _contact_sheet(samples, options.columns, options.landmarks)):
-        print(f"error: could not write {options.out}; is its ending .png or .jpg?", file=sys.stderr)
-        return 2
+    suffix = options.out.suffix.lower()
+    if suffix not in (".png", ".jpg", ".jpeg"):
+        raise InvalidInputError(f"--out: expected a name that ends in .png or .jpg, got {options.out}")
+    sheet = cv2.imencode(suffix, _contact_sheet(samples, options.columns, options.landmarks))[1]
+    write_atomically(options.out, sheet.tobytes())
     print(f"{options.count} faces, {options.count / seconds:.1f} images/s, {options.out}")
     return 0
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from training.synthetic.compiled import compiled
 from training.synthetic.noise import chance, uniform
 from training.synthetic.rasterizer import draw, empty_buffer
 
@@ -162,7 +162,7 @@ def _towards(rng: np.random.Generator, *, front: float, up: float) -> FloatArray
     return _unit(vector)
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def shadow_lookup(depth: FloatArray, x: float, y: float, z: float, radius: float) -> float:
     """Share of nine taps around (x, y) of a light's depth map that see depth z: 1 = lit, 0 = in shadow."""
     height, width = depth.shape

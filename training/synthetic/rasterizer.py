@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from training.synthetic.compiled import compiled
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
@@ -52,7 +53,7 @@ def draw(screen: FloatArray, triangles: IntArray, buffer: GeometryBuffer) -> Non
     )  # fmt: skip
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def vertex_normals(vertices: FloatArray, triangles: IntArray) -> FloatArray:
     """Area-weighted unit normals (N, 3); zero for a vertex of no triangle."""
     normals = np.zeros_like(vertices)
@@ -71,7 +72,7 @@ def vertex_normals(vertices: FloatArray, triangles: IntArray) -> FloatArray:
     return normals
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def texel(u: float, v: float, table: IntArray, texture: int) -> int:
     """Where in the atlas a texture's nearest texel is; u and v wrap."""
     width, height = table[texture, 1], table[texture, 2]
@@ -80,7 +81,7 @@ def texel(u: float, v: float, table: IntArray, texture: int) -> int:
     return table[texture, 0] + row * width + column
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def rasterize(
     screen: FloatArray,  # (N, 3) x, y, depth
     triangles: IntArray,  # (T, 3)

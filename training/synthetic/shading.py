@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from training.synthetic.compiled import compiled
 from training.synthetic.lighting import shadow_lookup
 from training.synthetic.rasterizer import GeometryBuffer, texel
 
@@ -155,7 +155,7 @@ def shade(
     return color, (buffer.triangle >= 0).astype(np.float32)
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def _paint_skin(
     index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, normals: FloatArray,
     frames: FloatArray, uvs: FloatArray, maps: ByteArray, boxes: IntArray, chosen: IntArray,
@@ -246,7 +246,7 @@ def _paint_skin(
             pixel[_OPEN], pixel[_SHEEN] = max(one - groove, np.float32(0.3)), numbers[SKIN_SHEEN]
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def _paint_eyes_and_mouth(
     index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, normals: FloatArray,
     frames: FloatArray, uvs: FloatArray, colors: FloatArray, numbers: FloatArray, gaze: FloatArray, across: FloatArray,
@@ -311,7 +311,7 @@ def _paint_eyes_and_mouth(
                 pixel[_GLOSS], pixel[_SHININESS] = np.float32(0.12), np.float32(40.0)
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def _paint_sheets(
     index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, look: ByteArray,
     normals: FloatArray, uvs: FloatArray, colors: FloatArray, patterns: ByteArray,
@@ -354,7 +354,7 @@ def _paint_sheets(
             pixel[_GLOSS], pixel[_SHININESS], pixel[_OPEN], pixel[_STRAND] = gloss[row], np.float32(30.0), one, mixed
 
 
-@njit(cache=True, fastmath=True)
+@compiled
 def _light(
     index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, positions: FloatArray,
     irradiance: FloatArray, frames: FloatArray, surface: FloatArray, key_direction: FloatArray, key_color: FloatArray,
