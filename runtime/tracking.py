@@ -341,11 +341,8 @@ class Tracker:
         faces = [one.raw for one in found]
         if setting is not None and found:
             size = reconstruct.engine.manifest.input_size
-            maps = [roi.map(size) for roi in rois]
-            linear, offset = np.array([m for m, _ in maps]), np.array([o for _, o in maps])
-            placed = place(np.stack([one.params for one in found]), linear, offset, reconstruct.face_model.shape_count)
-            placed = self._smoothed(placed, rois, step, setting)
-            faces = reconstruct.faces(unplace(placed, linear, offset), rois)
+            placed = self._smoothed(Placed.join([one.placed for one in found]), rois, step, setting)
+            faces = reconstruct.faces(unplace(placed, *_maps(rois, size)), rois)
         result = []
         for track, one, face in zip(self._tracks, found, faces, strict=True):
             smoothed, raw = (replace(f, box=_box(f.landmarks), score=track.score) for f in (face, one.raw))

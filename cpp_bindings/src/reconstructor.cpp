@@ -77,6 +77,24 @@ std::vector<Face> Reconstructor::reconstruct(const ImageView& image, const std::
   return faces;
 }
 
+Face Reconstructor::face(std::vector<float> params, const Roi& roi) const {
+  if (params.size() != face_model_->num_params()) {
+    detail::fail(ErrorCode::invalid_input, "params: expected " + std::to_string(face_model_->num_params()) +
+                                               " numbers, got " + std::to_string(params.size()));
+  }
+  const int size = manifest().input_size;
+  Face face;
+  face.roi = roi;
+  face.crop_size = size;
+  face.landmarks.resize(landmark_count * 3);
+  face_model_->landmarks(params.data(), 1, face.landmarks.data());
+  roi.to_image(face.landmarks.data(), landmark_count, size, face.landmarks.data());
+  face.pose = turned(decompose(params.data()), roi.angle);
+  face.pose.scale *= roi.side / size;
+  face.params = std::move(params);
+  return face;
+}
+
 std::vector<float> Reconstructor::vertices(const Face& face) const {
   if (face.params.size() != face_model_->num_params()) {
     detail::fail(ErrorCode::invalid_input, "face: expected one of this reconstructor's, got another");

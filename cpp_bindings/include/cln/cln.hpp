@@ -13,3 +13,4 @@
 #include "cln/rasterizer.hpp"
 #include "cln/reconstructor.hpp"
 #include "cln/roi.hpp"
+#include "cln/tracker.hpp"

@@ -37,6 +37,12 @@ class Reconstructor {
   std::vector<Face> reconstruct(const ImageView& image, const std::vector<Box>& boxes);
   std::vector<Face> reconstruct(const ImageView& image, const std::vector<Roi>& rois);
 
+  /// The face that params (num_params,) of a region's crop stand for.
+  [[nodiscard]] Face face(std::vector<float> params, const Roi& roi) const;
+
+  /// The crops, uint8 (count, size, size, 3), of the last call of reconstruct.
+  [[nodiscard]] const std::uint8_t* crops() const noexcept { return crops_.data(); }
+
   /// The dense mesh (N, 3) of a face in image pixels.
   [[nodiscard]] std::vector<float> vertices(const Face& face) const;
 
