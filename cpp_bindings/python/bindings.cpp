@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cln/cln.hpp"
+#include "tracker_binding.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -322,6 +323,7 @@ NB_MODULE(_core, m) {
   bind_face_model(m);
   bind_rasterizer(m);
   bind_camera(m);
+  bind_tracker(m);
   nb::class_<cln::OneEuroFilter>(m, "OneEuroFilter", "The One Euro filter (Casiez et al. 2012) of `count` values.")
       .def(
           "__init__",

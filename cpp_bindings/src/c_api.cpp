@@ -19,6 +19,10 @@ struct cln_one_euro {
   cln::OneEuroFilter filter;
 };
 
+struct cln_tracker {
+  cln::Tracker tracker;
+};
+
 namespace {
 
 cln_status report(cln_status status, const char* message, cln_error* error) noexcept {
@@ -186,5 +190,60 @@ cln_status cln_one_euro_filter(cln_one_euro* filter, double seconds, float* valu
   return guard(error, [=] {
     float* data = &require(values, "values");
     require(filter, "filter").filter.filter(seconds, data, data);
+  });
+}
+
+cln_status cln_tracker_create(cln_reconstructor* reconstructor, cln_detector detector, void* user, int32_t max_faces,
+                              cln_smoothing smoothing, double patience, cln_tracker** tracker, cln_error* error) {
+  return guard(error, [=] {
+    cln_tracker*& result = require(tracker, "tracker");
+    result = nullptr;
+    auto& reconstruct = require(reconstructor, "reconstructor").reconstructor;
+    if (detector == nullptr || smoothing < CLN_SMOOTHING_OFF || smoothing > CLN_SMOOTHING_RESPONSIVE) {
+      throw cln::Error(cln::ErrorCode::invalid_input, "tracker: expected a detector and one of the smoothings");
+    }
+    const auto detect = [detector, user](const cln::ImageView& view, bool thorough) {
+      constexpr std::size_t capacity = 64;
+      const cln_image image{view.data, view.width, view.height, view.stride, view.channels};
+      std::vector<cln_detection> found(capacity);
+      const std::size_t count = detector(&image, thorough ? 1 : 0, found.data(), capacity, user);
+      std::vector<cln::Detection> result_of_it;
+      for (std::size_t i = 0; i < count && i < capacity; ++i) {
+        const cln_roi& roi = found[i].roi;
+        result_of_it.push_back({{roi.center_x, roi.center_y, roi.side, roi.angle}, found[i].score});
+        cln::check_roi(result_of_it.back().roi);
+      }
+      return result_of_it;
+    };
+    const cln::TrackerOptions options{max_faces, static_cast<cln::Smoothing>(smoothing), patience};
+    result = new cln_tracker{cln::Tracker(reconstruct, detect, options)};
+  });
+}
+
+void cln_tracker_free(cln_tracker* tracker) { delete tracker; }
+
+void cln_tracker_reset(cln_tracker* tracker) {
+  if (tracker != nullptr) {
+    tracker->tracker.reset();
+  }
+}
+
+cln_status cln_tracker_track(cln_tracker* tracker, const cln_image* image, double seconds, size_t* count, int32_t* ids,
+                             float* landmarks, cln_pose* poses, float* params, cln_error* error) {
+  return guard(error, [=] {
+    auto& number = require(count, "count");
+    number = 0;
+    const auto faces = require(tracker, "tracker").tracker.track(view(require(image, "image")), seconds);
+    for (const auto& face : faces) {
+      if (ids != nullptr) {
+        ids[number] = face.id;
+      }
+      store(face.face.landmarks, number, landmarks);
+      store(face.face.params, number, params);
+      if (poses != nullptr) {
+        poses[number] = pose(face.face.pose);
+      }
+      ++number;
+    }
   });
 }

@@ -79,3 +79,19 @@ TEST_CASE("engines: what cannot be loaded is refused") {
   CHECK(refuses([] { cln::load_engine("none.engine"); }, ErrorCode::file_not_found, "none.engine"));
   CHECK(refuses([] { cln::load_engine("none.onnx", {-1}); }, ErrorCode::invalid_input, "threads"));
 }
+
+TEST_CASE("C API: a tracker needs a reconstructor, a detector and arrays") {
+  cln_error error;
+  cln_tracker* tracker = nullptr;
+  CHECK(cln_tracker_create(nullptr, nullptr, nullptr, 4, CLN_SMOOTHING_STILL, 2, &tracker, &error) ==
+        CLN_INVALID_INPUT);
+  CHECK(std::string(error.message).find("reconstructor: expected") == 0);
+  CHECK(cln_tracker_create(nullptr, nullptr, nullptr, 4, CLN_SMOOTHING_STILL, 2, nullptr, &error) ==
+        CLN_INVALID_INPUT);
+  std::size_t count = 7;
+  CHECK(cln_tracker_track(nullptr, nullptr, 0, &count, nullptr, nullptr, nullptr, nullptr, &error) ==
+        CLN_INVALID_INPUT);
+  CHECK(count == 0);
+  cln_tracker_reset(nullptr);
+  cln_tracker_free(nullptr);
+}

@@ -6,15 +6,18 @@ import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from runtime import Roi, compiled, crop, load_face_model
+from runtime import Reconstructor, Roi, compiled, crop, load_face_model
 from runtime.camera import Camera
+from runtime.detection import BlazeFaceDetector, roi_from_detection
 from runtime.face_model import FaceModel
 from runtime.pose import euler_to_rotation
 from runtime.rasterizer import rasterize, surface_depth, vertex_normals
-from tests.cpp_bindings.conftest import FACE_MODEL
+from runtime.tracking import Tracker
+from tests.cpp_bindings.conftest import FACE_MODEL, ROOT
 from tests.runtime.faces import posed
 
 MODEL = load_face_model()
@@ -259,3 +262,45 @@ def test_the_package_carries_types(cln_cpp):
     assert (folder / "py.typed").is_file()
     stubs = (folder / "_core.pyi").read_text()
     assert all(name in stubs for name in cln_cpp.__all__)
+
+
+@pytest.mark.parametrize(("smoothing", "number"), [("responsive", 2), ("still", 1), ("off", 0)])
+def test_the_tracker_gives_the_answers_of_python_s(cln_cpp, monkeypatch, smoothing, number):
+    pytest.importorskip("onnxruntime")
+    # The same crops: a byte that OpenCV rounds otherwise moves the next frame's region, and that all of its bytes.
+    monkeypatch.setattr(compiled, "cln_cpp", cln_cpp)
+    photo = cv2.imread(str(ROOT / "examples" / "astronaut.jpg"))
+    other = np.clip(cv2.flip(photo, 1) * np.array([0.9, 0.6, 0.45]), 0, 255).astype(np.uint8)
+    detector = BlazeFaceDetector()
+    reconstruct = Reconstructor(threads=1, detector=detector)
+
+    def detect(image, thorough):
+        found = (detector if thorough else detector.glance).detect(np.array(image))
+        rois = [roi_from_detection(detection) for detection in found]
+        rows_ = [(r.center_x, r.center_y, r.side, r.angle, d.score) for r, d in zip(rois, found, strict=True)]
+        return np.array(rows_, dtype=np.float64).reshape(-1, 5)
+
+    ours = Tracker(reconstruct, smoothing=smoothing, patience=1.0)
+    theirs = cln_cpp.Tracker(
+        FACE_MODEL, reconstruct.engine.manifest.to_json(), lambda crops: reconstruct.engine(np.array(crops)), detect,
+        smoothing=number, patience=1.0,
+    )  # fmt: skip
+    seen = 0
+    for i in range(40):
+        frame = cv2.warpAffine(other, np.array([[1.0, 0, 3 * i - 110], [0, 1.0, 120]]), (640, 480))
+        turn = cv2.getRotationMatrix2D((225.0, 121.0), 4.0 * i, 1.0)
+        turn[:, 2] += (200 - 3 * i, 130)
+        mask = np.zeros((480, 640), np.uint8)
+        cv2.ellipse(mask, (int(425 - 3 * i), 251), (62, 85), 0, 0, 360, 255, -1)
+        frame[mask > 0] = cv2.warpAffine(photo, turn, (640, 480))[mask > 0]
+        if 25 <= i < 28:
+            frame[:] = 100  # nothing there
+        expected, got = ours(frame, i / 25), theirs.track(frame, i / 25)
+        assert [(face.id, face.age) for face in expected] == [(face[0], face[1]) for face in got]
+        for face, (_, _, score, params, landmarks, raw) in zip(expected, got, strict=True):
+            assert np.abs(face.landmarks - landmarks).max() < 0.01 and np.abs(face.raw.landmarks - raw).max() < 0.01
+            assert np.abs(face.params - params).max() < 0.01 and score == pytest.approx(face.face.score, abs=1e-6)
+            seen += 1
+    assert seen > 40
+    with pytest.raises(ValueError, match="time stamp: expected seconds after"):
+        theirs.track(frame, 0.0)

@@ -67,6 +67,19 @@ typedef struct cln_pose {
 typedef struct cln_face_model cln_face_model;
 typedef struct cln_reconstructor cln_reconstructor;
 typedef struct cln_one_euro cln_one_euro;
+typedef struct cln_tracker cln_tracker;
+
+typedef struct cln_detection {
+  cln_roi roi; /* the region to cut */
+  double score;
+} cln_detection;
+
+/* Finds faces in an image: writes at most `capacity`, best first, and returns how many. `thorough` is 0 where the next
+ * frame is another chance; `user` is what cln_tracker_create was given. */
+typedef size_t (*cln_detector)(const cln_image* image, int32_t thorough, cln_detection* found, size_t capacity,
+                               void* user);
+
+typedef enum cln_smoothing { CLN_SMOOTHING_OFF = 0, CLN_SMOOTHING_STILL = 1, CLN_SMOOTHING_RESPONSIVE = 2 } cln_smoothing;
 
 /* Version of the library, such as "0.1.0". */
 CLN_API const char* cln_version(void);
@@ -107,6 +120,21 @@ CLN_API void cln_reconstructor_free(cln_reconstructor* reconstructor);
 CLN_API cln_status cln_reconstruct(cln_reconstructor* reconstructor, const cln_image* image, const cln_box* boxes,
                                    size_t count, float* landmarks, float* vertices, cln_pose* poses, float* params,
                                    cln_error* error);
+
+/* Follows faces through the frames of a video, with ids that stay (cln/tracker.hpp). The reconstructor must outlive it.
+ * max_faces: at most so many; patience: seconds for which a face that is gone keeps its id. */
+CLN_API cln_status cln_tracker_create(cln_reconstructor* reconstructor, cln_detector detector, void* user,
+                                      int32_t max_faces, cln_smoothing smoothing, double patience,
+                                      cln_tracker** tracker, cln_error* error);
+CLN_API void cln_tracker_free(cln_tracker* tracker);
+
+/* Forgets all faces and the time: the next frame starts another video. */
+CLN_API void cln_tracker_reset(cln_tracker* tracker);
+
+/* The faces of the next frame, taken at `seconds`, smoothed, by id, into the caller's arrays of max_faces faces each,
+ * any of which may be NULL: ids (F), landmarks (F, 68, 3), poses (F), params (F, num_params). count: how many. */
+CLN_API cln_status cln_tracker_track(cln_tracker* tracker, const cln_image* image, double seconds, size_t* count,
+                                     int32_t* ids, float* landmarks, cln_pose* poses, float* params, cln_error* error);
 
 /* A One Euro filter (Casiez et al. 2012) of `count` values: frequencies in Hz, see cln/one_euro.hpp. */
 CLN_API cln_status cln_one_euro_create(size_t count, double min_cutoff, double beta, double derivative_cutoff,
