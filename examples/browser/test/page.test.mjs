@@ -39,6 +39,13 @@ function between(a, b) {
   return (Math.acos(Math.min(1, Math.max(-1, (trace - 1) / 2))) * 180) / Math.PI;
 }
 
+/** Chooses the page's network. */
+async function use(page, engine) {
+  if ((await page.inputValue("#engine")) === engine) return;
+  await page.selectOption("#engine", engine);
+  await status(page, "Ready");
+}
+
 /** A .glb file's JSON, and what its accessors say. */
 async function readGlb(path) {
   const data = await readFile(path);
@@ -100,10 +107,7 @@ describe("photographs", () => {
   }
 
   async function compare(t, engine, name, tolerance) {
-    if ((await view.page.inputValue("#engine")) !== engine) {
-      await view.page.selectOption("#engine", engine);
-      await status(view.page, "Ready");
-    }
+    await use(view.page, engine);
     const references = expected.pictures[engine][name];
     const found = await choose(view.page, file(name));
     assert.equal(found.length, references.length);
@@ -138,8 +142,7 @@ describe("photographs", () => {
   });
 
   test("the mesh file is the runtime's", async (t) => {
-    if ((await view.page.inputValue("#engine")) !== "edge.onnx") await view.page.selectOption("#engine", "edge.onnx");
-    await status(view.page, "Ready|astronaut");
+    await use(view.page, "edge.onnx");
     await choose(view.page, file("astronaut.jpg"));
     const [download] = await Promise.all([view.page.waitForEvent("download"), view.page.click("#save-glb")]);
     assert.equal(download.suggestedFilename(), "astronaut_0.glb");
@@ -296,12 +299,21 @@ describe("camera", () => {
     await status(view.page, "camera is off");
   });
 
+  test("no camera: a sentence, and photographs go on", async (t) => {
+    const view = await open(browser, server);
+    t.after(() => view.context.close());
+    await status(view.page, "Ready");
+    await view.page.click("#camera");
+    assert.match(await alarm(view.page), /^(No camera was found|The camera was not allowed)/);
+    assert.equal((await choose(view.page, file("astronaut.jpg"))).length, 1);
+    assert.ok(await view.page.isHidden("#error"));
+  });
+
   test("the tracker says what the Python runtime's says, frame by frame", async (t) => {
     const view = await open(browser, server);
     t.after(() => view.context.close());
     await status(view.page, "Ready");
-    await view.page.selectOption("#engine", "edge.onnx");
-    await status(view.page, "Ready");
+    await use(view.page, "edge.onnx");
     await view.page.evaluate(async () => {
       globalThis.tracker = new globalThis.cln.VideoTracker(await globalThis.cln.reconstructor());
     });

@@ -158,23 +158,30 @@ export function averageBlocks(image: Pixels, block: number, [x0, x1]: Span, [y0,
   const [width, height] = [x1 - x0, y1 - y0];
   const data = new Uint8ClampedArray(4 * width * height);
   const sums = new Uint32Array(3 * width);
+  const columns = Uint32Array.from({ length: width * block }, (_, i) => 4 * Math.min(x0 * block + i, image.width - 1));
   for (let row = 0; row < height; row++) {
     sums.fill(0);
     for (let line = 0; line < block; line++) {
-      const y = Math.min((y0 + row) * block + line, image.height - 1);
-      for (let column = 0; column < width; column++) {
-        for (let step = 0; step < block; step++) {
-          const x = Math.min((x0 + column) * block + step, image.width - 1);
-          const from = 4 * (y * image.width + x);
-          sums[3 * column] += image.data[from];
-          sums[3 * column + 1] += image.data[from + 1];
-          sums[3 * column + 2] += image.data[from + 2];
+      const start = 4 * Math.min((y0 + row) * block + line, image.height - 1) * image.width;
+      for (let column = 0, i = 0; column < width; column++) {
+        let r = 0;
+        let g = 0;
+        let b = 0;
+        for (const end = i + block; i < end; i++) {
+          const from = start + columns[i];
+          r += image.data[from];
+          g += image.data[from + 1];
+          b += image.data[from + 2];
         }
+        sums[3 * column] += r;
+        sums[3 * column + 1] += g;
+        sums[3 * column + 2] += b;
       }
     }
-    for (let column = 0; column < width; column++) {
-      const to = 4 * (row * width + column);
-      for (let channel = 0; channel < 3; channel++) data[to + channel] = blockMean(sums[3 * column + channel], block);
+    for (let i = 0, to = 4 * row * width; i < sums.length; i += 3, to += 4) {
+      data[to] = blockMean(sums[i], block);
+      data[to + 1] = blockMean(sums[i + 1], block);
+      data[to + 2] = blockMean(sums[i + 2], block);
     }
   }
   return { data, width, height };

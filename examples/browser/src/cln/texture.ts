@@ -110,25 +110,31 @@ function unfold(model: FaceModel, size: number, place: Float32Array, shown: Floa
   const depth = new Float32Array(size * size).fill(Number.NEGATIVE_INFINITY);
   const values = new Float32Array(3 * size * size);
   const { triangles } = model;
+  const [u, v] = [new Float64Array(3), new Float64Array(3)]; // of a triangle's corners
   for (let t = 0; t < triangles.length; t += 3) {
-    const corners = [triangles[t], triangles[t + 1], triangles[t + 2]];
-    const [[x, bx, cx], [y, by, cy]] = [0, 1].map((k) => corners.map((corner) => uv[2 * corner + k]));
-    const area = (bx - x) * (cy - y) - (cx - x) * (by - y);
+    const corners = triangles.subarray(t, t + 3);
+    corners.forEach((corner, k) => {
+      u[k] = uv[2 * corner];
+      v[k] = uv[2 * corner + 1];
+    });
+    const area = (u[1] - u[0]) * (v[2] - v[0]) - (u[2] - u[0]) * (v[1] - v[0]);
     if (area === 0) continue;
-    for (let row = Math.ceil(Math.min(y, by, cy)); row <= Math.max(y, by, cy); row++) {
-      for (let column = Math.ceil(Math.min(x, bx, cx)); column <= Math.max(x, bx, cx); column++) {
-        const u = ((column - x) * (cy - y) - (row - y) * (cx - x)) / area;
-        const v = ((bx - x) * (row - y) - (by - y) * (column - x)) / area;
-        if (u < -1e-6 || v < -1e-6 || u + v > 1 + 1e-6) continue;
+    const [left, right] = [Math.ceil(Math.min(u[0], u[1], u[2])), Math.max(u[0], u[1], u[2])];
+    const [top, bottom] = [Math.ceil(Math.min(v[0], v[1], v[2])), Math.max(v[0], v[1], v[2])];
+    const [a, b, c] = corners;
+    for (let row = top; row <= bottom; row++) {
+      for (let column = left; column <= right; column++) {
+        const wb = ((column - u[0]) * (v[2] - v[0]) - (row - v[0]) * (u[2] - u[0])) / area;
+        const wc = ((u[1] - u[0]) * (row - v[0]) - (v[1] - v[0]) * (column - u[0])) / area;
+        if (wb < -1e-6 || wc < -1e-6 || wb + wc > 1 + 1e-6) continue;
+        const wa = 1 - wb - wc;
         const at = row * size + column;
-        const mix = (of: (corner: number) => number) =>
-          (1 - u - v) * of(corners[0]) + u * of(corners[1]) + v * of(corners[2]);
-        const z = mix((corner) => distance[corner]);
+        const z = wa * distance[a] + wb * distance[b] + wc * distance[c];
         if (z <= depth[at]) continue;
         depth[at] = z;
-        values[3 * at] = mix((corner) => place[2 * corner]);
-        values[3 * at + 1] = mix((corner) => place[2 * corner + 1]);
-        values[3 * at + 2] = mix((corner) => shown[corner]);
+        values[3 * at] = wa * place[2 * a] + wb * place[2 * b] + wc * place[2 * c];
+        values[3 * at + 1] = wa * place[2 * a + 1] + wb * place[2 * b + 1] + wc * place[2 * c + 1];
+        values[3 * at + 2] = wa * shown[a] + wb * shown[b] + wc * shown[c];
       }
     }
   }
@@ -184,39 +190,49 @@ function fill(colors: Float32Array, known: Float32Array, size: number): { side: 
 
 function spread(grid: Grid): Float32Array {
   const { side, colors, weights } = grid;
-  const covered = (around: (i: number, c: number) => number) =>
-    colors.map((value, i) => value + (1 - weights[Math.floor(i / 3)]) * around(Math.floor(i / 3), i % 3));
+  const out = new Float32Array(colors.length);
   if (side <= 2 || side % 2 === 1) {
-    const total = Math.max(
-      weights.reduce((sum, weight) => sum + weight, 0),
-      1e-6,
-    );
-    const mean = [0, 1, 2].map((c) => colors.reduce((sum, value, i) => sum + (i % 3 === c ? value : 0), 0) / total);
-    return covered((_, c) => mean[c]);
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    const mean = [0, 0, 0];
+    for (let i = 0; i < colors.length; i++) mean[i % 3] += colors[i] / Math.max(total, 1e-6);
+    for (let i = 0; i < colors.length; i++) out[i] = colors[i] + (1 - weights[(i - (i % 3)) / 3]) * mean[i % 3];
+    return out;
   }
   const half = halved(grid);
-  // A known quarter stands for its whole.
-  const gain = half.weights.map((weight) => Math.min(1 / Math.max(weight, 1e-6), 4));
-  const coarse = spread({
-    side: half.side,
-    colors: half.colors.map((value, i) => value * gain[Math.floor(i / 3)]),
-    weights: half.weights.map((weight, i) => weight * gain[i]),
-  });
-  const image = { side: half.side, colors: coarse };
-  return covered((i, c) => enlarged(image, i % side, Math.floor(i / side), side, c));
+  for (let i = 0; i < half.weights.length; i++) {
+    const gain = Math.min(1 / Math.max(half.weights[i], 1e-6), 4); // a known quarter stands for its whole
+    half.weights[i] *= gain;
+    for (let c = 0; c < 3; c++) half.colors[3 * i + c] *= gain;
+  }
+  const coarse = { side: half.side, colors: spread(half) };
+  for (let row = 0, i = 0; row < side; row++) {
+    for (let column = 0; column < side; column++, i++) {
+      for (let c = 0; c < 3; c++) {
+        const around = weights[i] < 1 ? enlarged(coarse, column, row, side, c) : 0;
+        out[3 * i + c] = colors[3 * i + c] + (1 - weights[i]) * around;
+      }
+    }
+  }
+  return out;
 }
 
 /** Means of 2 × 2 cells. */
 function halved({ side, colors, weights }: Grid): Grid {
-  const half = side / 2;
-  const mean = (values: Float32Array, channels: number) =>
-    Float32Array.from({ length: half * half * channels }, (_, i) => {
-      const [c, column, row] = [i % channels, Math.floor(i / channels) % half, Math.floor(i / channels / half)];
-      const from = (2 * row * side + 2 * column) * channels + c;
-      const below = from + side * channels;
-      return (values[from] + values[from + channels] + values[below] + values[below + channels]) / 4;
-    });
-  return { side: half, colors: mean(colors, 3), weights: mean(weights, 1) };
+  return { side: side / 2, colors: halfOf(colors, side, 3), weights: halfOf(weights, side, 1) };
+}
+
+function halfOf(values: Float32Array, side: number, channels: number): Float32Array {
+  const out = new Float32Array(values.length / 4);
+  const line = side * channels;
+  for (let row = 0, to = 0; row < side; row += 2) {
+    for (let column = 0; column < side; column += 2) {
+      for (let c = 0; c < channels; c++, to++) {
+        const from = row * line + column * channels + c;
+        out[to] = (values[from] + values[from + channels] + values[from + line] + values[from + line + channels]) / 4;
+      }
+    }
+  }
+  return out;
 }
 
 /** A grid's colour at a pixel of its enlargement to `size`, linear. */
@@ -227,13 +243,16 @@ function enlarged(
   size: number,
   c: number,
 ): number {
-  const at = (pixel: number) => Math.min(Math.max(((pixel + 0.5) * grid.side) / size - 0.5, 0), grid.side - 1);
-  const [x, y] = [at(column), at(row)];
-  const [left, top] = [Math.floor(x), Math.floor(y)];
-  const [right, bottom] = [Math.min(left + 1, grid.side - 1), Math.min(top + 1, grid.side - 1)];
-  const value = (i: number, j: number) => grid.colors[3 * (j * grid.side + i) + c];
-  const high = value(left, top) + (x - left) * (value(right, top) - value(left, top));
-  const low = value(left, bottom) + (x - left) * (value(right, bottom) - value(left, bottom));
+  const { side, colors } = grid;
+  const x = Math.min(Math.max(((column + 0.5) * side) / size - 0.5, 0), side - 1);
+  const y = Math.min(Math.max(((row + 0.5) * side) / size - 0.5, 0), side - 1);
+  const left = Math.floor(x);
+  const top = Math.floor(y);
+  const right = left < side - 1 ? 3 : 0;
+  const upper = 3 * (top * side + left) + c;
+  const lower = top < side - 1 ? upper + 3 * side : upper;
+  const high = colors[upper] + (x - left) * (colors[upper + right] - colors[upper]);
+  const low = colors[lower] + (x - left) * (colors[lower + right] - colors[lower]);
   return high + (y - top) * (low - high);
 }
 
