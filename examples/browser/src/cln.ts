@@ -93,7 +93,7 @@ export class Reconstructor {
     const pixels = this.pixels(image);
     const found = await this.detect(pixels);
     const rois = found.map(roiFromDetection);
-    const params = await this.run(pixels, rois);
+    const params = await this.infer(this.crops(pixels, rois));
     return found.map(({ box, score }, i) => this.face(params[i], rois[i], score, box));
   }
 
@@ -113,25 +113,32 @@ export class Reconstructor {
     return found;
   }
 
-  /** What the network says of regions of `pixels`: params of each. */
-  async run(pixels: Pixels, rois: readonly Roi[]): Promise<Float32Array[]> {
-    if (rois.length === 0) return [];
+  /** Cuts regions from `pixels`: (F, S, S, 3), BGR. */
+  crops(pixels: Pixels, rois: readonly Roi[]): Uint8Array {
     const started = performance.now();
     const size = this.inputSize;
-    const { numParams } = this.faceModel;
     const length = size * size * 3;
     const crops = new Uint8Array(rois.length * length);
     rois.forEach((roi, i) => {
       crop(pixels, roi, size, crops.subarray(i * length, (i + 1) * length));
     });
-    const cut = performance.now();
-    const { params } = await this.network.run(crops, [rois.length, size, size, 3]);
-    if (params?.length !== rois.length * numParams || !params.every(Number.isFinite)) {
+    this.timings.crop += performance.now() - started;
+    return crops;
+  }
+
+  /** What the network says of crops: params of each. */
+  async infer(crops: Uint8Array): Promise<Float32Array[]> {
+    const size = this.inputSize;
+    const { numParams } = this.faceModel;
+    const count = crops.length / (size * size * 3);
+    if (count === 0) return [];
+    const started = performance.now();
+    const { params } = await this.network.run(crops, [count, size, size, 3]);
+    if (params?.length !== count * numParams || !params.every(Number.isFinite)) {
       throw new ClnError(`engine: expected ${numParams} finite params of each face; its file is damaged`);
     }
-    this.timings.crop += cut - started;
-    this.timings.network += performance.now() - cut;
-    return rois.map((_, i) => params.slice(i * numParams, (i + 1) * numParams));
+    this.timings.network += performance.now() - started;
+    return Array.from({ length: count }, (_, i) => params.slice(i * numParams, (i + 1) * numParams));
   }
 
   /** The face of a region's params. */

@@ -38,7 +38,7 @@ async function inPage(page, runs) {
     const times = [];
     for (let i = 0; i < count + 5; i++) {
       reconstructor.timings.network = 0;
-      await reconstructor.run(pixels, [roi]);
+      await reconstructor.infer(reconstructor.crops(pixels, [roi]));
       times.push(reconstructor.timings.network);
     }
     return times.slice(5);

@@ -28,8 +28,10 @@ export interface Networks {
   readonly inputSize: number;
   readonly shapeCount: number;
   detect(image: Pixels, quick: boolean): Promise<Detection[]>;
-  /** Params of each region. */
-  run(image: Pixels, rois: readonly Roi[]): Promise<Float32Array[]>;
+  /** Regions, cut out: (F, S, S, 3), BGR. */
+  crops(image: Pixels, rois: readonly Roi[]): Uint8Array;
+  /** Params of each crop. */
+  infer(crops: Uint8Array): Promise<Float32Array[]>;
   face(params: Float32Array, roi: Roi, score?: number): Face;
 }
 
@@ -56,6 +58,7 @@ interface Track {
   center: Point | undefined; // of the region that the last landmarks gave
   speed: Point; // pixels per second
   state: FilterState | undefined;
+  size: number; // side of its region over the last half second; 0 of a new one
   recent: Float64Array | undefined; // its looks: of late, and over the track
   known: Float64Array | undefined;
 }
@@ -66,6 +69,7 @@ interface Found {
   readonly params: Float32Array;
   readonly raw: Face;
   readonly nextRoi: Roi; // that its landmarks give
+  readonly looks: Float64Array;
 }
 
 export class Tracker {
@@ -144,13 +148,13 @@ export class Tracker {
 
   /** A new track, or the missing one that this is. */
   private start(image: Pixels, roi: Roi, score: number, time: number): Track {
-    const looks = looksOf(image, roi);
+    const looks = looksOf(this.networks.crops(image, [roi]), this.networks.inputSize);
     let [best, alikeness] = [undefined as Track | undefined, T.alike];
     for (const track of this.missing) {
       const way = Math.hypot(roi.centerX - track.roi.centerX, roi.centerY - track.roi.centerY);
-      const grown = Math.max(roi.side / track.roi.side, track.roi.side / roi.side);
+      const reached = way < roi.side * (0.5 + T.reach * (time - track.seen));
       const alike = track.known ? dot(track.known, looks) : 1;
-      if (way < roi.side * (0.5 + T.reach * (time - track.seen)) && grown < 1.6 && alike > alikeness) {
+      if (reached && alike > alikeness && grown(track, roi) < T.grown) {
         [best, alikeness] = [track, alike];
       }
     }
@@ -166,6 +170,7 @@ export class Tracker {
       center: undefined,
       speed: [0, 0],
       state: undefined,
+      size: best ? roi.side : 0,
       recent: undefined,
       known: best?.known,
     };
@@ -175,27 +180,31 @@ export class Tracker {
 
   /** All faces in one call; those whose region was far off once more. */
   private async run(image: Pixels, rois: readonly Roi[]): Promise<Found[]> {
-    const found = await this.decode(image, rois);
+    const found = await this.see(image, rois);
     const again = found.filter((one) => off(one.roi, one.nextRoi));
     if (again.length === 0) return found;
-    const better = await this.decode(
+    const better = await this.see(
       image,
       again.map(({ nextRoi }) => nextRoi),
     );
     return found.map((one) => (again.includes(one) ? better[again.indexOf(one)] : one));
   }
 
-  private async decode(image: Pixels, rois: readonly Roi[]): Promise<Found[]> {
-    const params = await this.networks.run(image, rois);
+  private async see(image: Pixels, rois: readonly Roi[]): Promise<Found[]> {
+    const { inputSize: size } = this.networks;
+    const crops = this.networks.crops(image, rois);
+    const params = await this.networks.infer(crops);
+    const length = size * size * 3;
     return rois.map((roi, i) => {
       const raw = this.networks.face(params[i], roi);
-      return { roi, params: params[i], raw, nextRoi: regionOf(raw, roi) };
+      const looks = looksOf(crops.subarray(i * length, (i + 1) * length), size);
+      return { roi, params: params[i], raw, nextRoi: regionOf(raw, roi), looks };
     });
   }
 
   /** Ends the tracks whose face is gone; what was found of the others. */
   private async judge(image: Pixels, time: number, found: readonly Found[], cut: boolean): Promise<Found[]> {
-    const looks = found.map(({ nextRoi }) => looksOf(image, nextRoi));
+    const looks = found.map((one) => one.looks);
     const likeness = (known: Float64Array | undefined, i: number) => (known ? dot(known, looks[i]) : 1);
     const lost = found.map((one) => !holds(one, image));
     const identity = this.tracks.map((track, i) => likeness(track.known, i));
@@ -209,7 +218,8 @@ export class Tracker {
     for (let i = 0; i < found.length; i++) {
       if (lost[i]) continue;
       const track = this.tracks[i];
-      const changed = track.age > 0 && likeness(track.recent, i) < T.changed;
+      const otherwise = likeness(track.recent, i) < T.changed || grown(track, found[i].nextRoi) > T.grown;
+      const changed = track.age > 0 && otherwise;
       if (changed && cut) {
         lost[i] = true; // a face there is another scene's
       } else if (changed || time - track.checked >= (track.doubts ? T.doubtful : T.check)) {
@@ -237,7 +247,9 @@ export class Tracker {
   ): Promise<boolean> {
     const view = { ...roi, side: 2.2 * roi.side };
     track.checked = time;
-    for (const detection of await this.networks.detect(pixelsOf(image, view, VIEW), true)) {
+    const cut = new Uint8Array(VIEW * VIEW * 3);
+    crop(image, view, VIEW, cut);
+    for (const detection of await this.networks.detect(pixelsOf(cut, VIEW), true)) {
       const inView = roiFromDetection(detection);
       const [centerX, centerY] = toImage2d(Float64Array.of(inView.centerX, inView.centerY), view, VIEW);
       const seen = { centerX, centerY, side: (inView.side * view.side) / VIEW, angle: 0 };
@@ -316,11 +328,17 @@ function standardized(pixels: ArrayLike<number>): Float64Array {
   return scaled(values.map((value) => value - mean));
 }
 
-/** A face's looks: a small picture of the inner part of its region, in colour, standardised. */
-function looksOf(image: Pixels, roi: Roi): Float64Array {
+/** A face's looks: a small picture of the inner three quarters of its crop, in colour, standardised. */
+function looksOf(cut: Uint8Array, size: number): Float64Array {
   const thumb = new Uint8Array(T.thumb * T.thumb * 3);
-  crop(image, { ...roi, side: 0.8 * roi.side }, T.thumb, thumb);
+  const middle = (size - 1) / 2;
+  crop(pixelsOf(cut, size), { centerX: middle, centerY: middle, side: 0.75 * size, angle: 0 }, T.thumb, thumb);
   return standardized(thumb);
+}
+
+/** By what factor a region is larger or smaller than its track's of late. */
+function grown(track: Track, roi: Roi): number {
+  return track.size ? Math.max(roi.side / track.size, track.size / roi.side) : 1;
 }
 
 function blend(old: Float64Array, recent: Float64Array, share: number): Float64Array {
@@ -338,10 +356,8 @@ function dot(a: Float64Array, b: Float64Array): number {
   return sum;
 }
 
-/** A region's crop as an image of its own. */
-function pixelsOf(image: Pixels, roi: Roi, size: number): Pixels {
-  const cut = new Uint8Array(3 * size * size);
-  crop(image, roi, size, cut);
+/** A crop, BGR, as an image of its own. */
+function pixelsOf(cut: Uint8Array, size: number): Pixels {
   const data = new Uint8ClampedArray(4 * size * size);
   for (let from = 0, to = 0; from < cut.length; from += 3, to += 4) {
     data[to] = cut[from + 2];
@@ -361,6 +377,9 @@ function moveOn(track: Track, { roi: old, nextRoi: now }: Found, step: number): 
   }
   track.center = center;
   track.age += 1;
+  const share = track.size ? 1 - Math.exp(-step / T.sizeTime) : 1;
+  const size = track.size || now.side;
+  track.size = size * (now.side / size) ** share;
   const [aheadX, aheadY] = [track.speed[0] * step, track.speed[1] * step];
   const limit = Math.min(1, (0.25 * now.side) / Math.max(Math.hypot(aheadX, aheadY), 1e-9));
   const [x, y] = [center[0] + limit * aheadX, center[1] + limit * aheadY];
