@@ -4,8 +4,8 @@ WPDC (weighted parameter distance cost, 3DDFA, arXiv 1511.07212) is a weighted s
 a parameter weighs what its own error alone would move vertices. Wing (arXiv 1711.06753) is taken of landmark
 coordinates in crop pixels: on whitened parameters it would never leave its logarithmic branch.
 
-Where labels are points alone: Wing of the known ones in x and y, and a spring to the answers of the network that the
-run started from, as points in the picture leave depth and many a coefficient open.
+Where labels are points alone: Wing of the known ones in x and y, and an L2 anchor to the answers of the network that
+the run started from, as points in the picture leave depth and many a coefficient open.
 """
 
 from __future__ import annotations

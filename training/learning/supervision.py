@@ -110,7 +110,7 @@ class ParamSupervision:
 
 
 class PointSupervision:
-    """Faces with points alone: Wing against those that are known, and a spring to the starting network's answers."""
+    """Faces with points alone: Wing against the known ones, and an L2 anchor to the starting network's answers."""
 
     labels = "points"
 
