@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.machine import device, versions
 from benchmarks.output import add_outputs, publish, table
 from runtime import Face, Reconstructor, Roi, compiled, read_image
-from runtime.batches import Run, process
+from runtime.batches import FOLDER_BATCH, Run, process
 from runtime.camera import Camera
 from runtime.command import Exit, command
 from runtime.gltf import to_glb
@@ -34,8 +34,7 @@ from runtime.rasterizer import surface_depth
 from runtime.results import Results
 
 _SAMPLE = Path(__file__).resolve().parents[1] / "examples" / "astronaut.jpg"
-_PHOTOS, _FACES = 30, 104
-_BATCH = 32
+_FACES_EACH = 104 / 30  # faces a photograph of the folder, on average
 _STEEP = 60.0  # degrees of yaw
 _OFF_CENTER = (15.0, 28.0)  # degrees from the camera's axis
 _SIZE = 192  # pixels of a render
@@ -47,13 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outputs", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="of each timing (default: 5)")
+    parser.add_argument("--photos", type=int, default=30, help="in the folder (default: 30)")
     parser.add_argument("--faces", type=int, default=1000, help="rendered for visibility (default: 1000)")
     parser.add_argument("--poses", type=int, default=500, help="rendered for metric pose (default: 500)")
     add_outputs(parser)
     options = parser.parse_args(arguments)
     with Reconstructor() as reconstruct:
         figures: dict[str, Any] = {"device": device(), "versions": versions(), "compiled": compiled.cln_cpp is not None}
-        figures |= _folder(reconstruct, options.rounds) | _one_face(reconstruct, max(options.rounds, 20))
+        figures |= _folder(reconstruct, options.rounds, options.photos) | _one_face(
+            reconstruct, max(options.rounds, 20)
+        )
         if options.faces:
             figures |= _visibility(reconstruct, options.faces)
         if options.poses:
@@ -63,10 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return Exit.DONE
 
 
-def _folder(reconstruct: Reconstructor, rounds: int) -> dict[str, float]:
+def _folder(reconstruct: Reconstructor, rounds: int, photos: int) -> dict[str, float]:
     """Seconds for a folder: reading and detection alone, and with results."""
     with tempfile.TemporaryDirectory() as temporary:
-        paths = _photographs(Path(temporary) / "photos")
+        paths = _photographs(Path(temporary) / "photos", photos)
 
         def read() -> None:
             for path in paths:
@@ -78,7 +80,7 @@ def _folder(reconstruct: Reconstructor, rounds: int) -> dict[str, float]:
                     results = Results(out)
                     results.make_folder()
                     items = with_stems([Item(path=path) for path in paths], lambda *_: True)
-                    run = Run(reconstruct=reconstruct, results=results, batch=_BATCH, savers=savers)
+                    run = Run(reconstruct=reconstruct, results=results, batch=FOLDER_BATCH, savers=savers)
                     done = list(process(run, items))
                     assert not any(outcome.error for outcome in done)
 
@@ -86,7 +88,7 @@ def _folder(reconstruct: Reconstructor, rounds: int) -> dict[str, float]:
 
         kinds = {"json": ("json",), "default": ("json", "picture"), "glb": ("glb",)}
         seconds = _in_turns({"reading": read} | {name: written(savers) for name, savers in kinds.items()}, rounds)
-    faces = sum(len(reconstruct(image)) for image in _sheets())
+    faces = sum(len(reconstruct(image)) for image in _sheets(photos))
     return {
         "folder: faces": float(faces),
         "folder: --save json over reading and detection": seconds["json"] / seconds["reading"],
@@ -96,21 +98,21 @@ def _folder(reconstruct: Reconstructor, rounds: int) -> dict[str, float]:
     }
 
 
-def _photographs(folder: Path) -> list[Path]:
+def _photographs(folder: Path, count: int) -> list[Path]:
     folder.mkdir()
     paths = []
-    for i, sheet in enumerate(_sheets()):
+    for i, sheet in enumerate(_sheets(count)):
         paths.append(folder / f"{i:02d}.jpg")
         cv2.imwrite(str(paths[-1]), sheet)
     return paths
 
 
-def _sheets() -> list[NDArray[np.uint8]]:
+def _sheets(photos: int) -> list[NDArray[np.uint8]]:
     """Photographs of three or four people each: the sample's, mirrored and not, at several sizes."""
     sample = read_image(_SAMPLE)[:340, 60:400]
     sheets = []
-    for i in range(_PHOTOS):
-        count = _FACES // _PHOTOS + (i < _FACES % _PHOTOS)
+    for i in range(photos):
+        count = round((i + 1) * _FACES_EACH) - round(i * _FACES_EACH)
         parts = []
         for k in range(count):
             part = cv2.flip(sample, 1) if (i + k) % 2 else sample
@@ -167,7 +169,7 @@ def _visibility(reconstruct: Reconstructor, count: int) -> dict[str, float]:
     agreement: dict[str, list[NDArray[np.bool_]]] = {"true parameters": [], "network": []}
     yaws = []
     for index in range(count):
-        subject = factory._subject(stream(factory.seed, 0, index), None)
+        subject = factory._subject(stream(factory.seed, 0, index), None, None, None)
         camera = subject.camera
         screen = camera.project(subject.vertices)
         points = camera.project(model.landmarks(_in_model_frame(subject.coefficients)))
@@ -203,7 +205,7 @@ def _poses(reconstruct: Reconstructor, count: int) -> dict[str, float]:
     errors: dict[str, list[tuple[float, float]]] = {"centred": [], "off-centre": []}
     try:
         for index in range(count // 2):
-            subject = factory._subject(module.stream(factory.seed, 0, index), None)
+            subject = factory._subject(module.stream(factory.seed, 0, index), None, None, None)
             image, seen = factory.sample(index).image, subject.camera
             shape = _in_model_frame(subject.coefficients)
             landmarks = model.landmarks(shape).astype(np.float64)

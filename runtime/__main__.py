@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from runtime import FileFormatError, InvalidInputError, Reconstructor
-from runtime.batches import Outcome, Run, process
+from runtime.batches import FOLDER_BATCH, Outcome, Run, process
 from runtime.command import Exit, command, exit_status, print_error
 from runtime.drawing import DRAWERS
 from runtime.items import Item, Work, check_names, collect, with_stems
 from runtime.results import Results
 from runtime.savers import DEFAULT_PARTS, DEFAULT_SAVERS, SAVERS, check_draw, check_savers
 
-_FOLDER_BATCH = 32
 _LINES = 20  # items up to which each has its own line
 _BAR = 30  # characters
 
@@ -55,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results.make_folder()
     many = work.many or len(items) > _LINES
     with Reconstructor(options.engine, face_model=options.face_model, threads=options.threads) as reconstruct:
-        batch = options.batch or (_FOLDER_BATCH if many else 1)
+        batch = options.batch or (FOLDER_BATCH if many else 1)
         run = Run(
             reconstruct=reconstruct,
             results=results,
@@ -221,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--draw", default=",".join(DEFAULT_PARTS), metavar="PARTS", help=f"of the picture: some of {','.join(DRAWERS)}")
     add("--again", action="store_true", help="do photographs again that are finished")
     add("--overwrite", action="store_true", help="replace files in --out that this program did not write, too")
-    add("--batch", type=int, metavar="N", help=f"faces in one call (default: 1, of many photos {_FOLDER_BATCH})")
+    add("--batch", type=int, metavar="N", help=f"faces in one call (default: 1, of many photos {FOLDER_BATCH})")
     add(
         "--camera", metavar="N|FILE", help="show a camera's faces, or a file's as a camera's: q ends, s saves a picture"
     )

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, footprint, latency, peers
+from benchmarks import accuracy, footprint, latency, outputs, peers
 from tests.runtime.conftest import make_manifest, write_engine
 
 
@@ -157,3 +157,15 @@ def test_accuracy_compares_engines_on_the_same_faces(engine_file, tmp_path, monk
     assert (tmp_path / "a.md").read_text().splitlines()[2:] == [line, line]
     assert accuracy.main(["--engine", "none.onnx", "--data", "synthetic:7"]) == 2
     assert "expected an engine file" in capsys.readouterr().err
+
+
+def test_outputs_measures_every_row(tmp_path, capsys):
+    pytest.importorskip("numba")
+    pytest.importorskip("pygltflib")
+    file = tmp_path / "o.json"
+    options = ["--rounds", "1", "--photos", "2", "--faces", "2", "--poses", "2", "--json", str(file)]
+    assert outputs.main(options) == 0
+    values = json.loads(file.read_text())
+    figures = {name: value for name, value in values.items() if isinstance(value, float)}
+    assert len(figures) == 20 and all(np.isfinite(list(figures.values()))), figures
+    assert figures["folder: faces"] == 7 and figures["visibility, true parameters, agreement, %"] > 80
