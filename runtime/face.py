@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ class Pose:
     yaw: float
     pitch: float
     roll: float
-    rotation: NDArray[np.float64]  # (3, 3), model frame to a camera frame with y up
+    rotation: NDArray[np.float64] = field(compare=False)  # (3, 3), model frame to a camera frame with y up
     scale: float  # image pixels per millimetre
 
 

@@ -28,7 +28,7 @@ from runtime.rasterizer import Raster, rasterize, vertex_normals
 
 TEXTURE_SIZE = 512
 _MAX_SIZE = 8192
-_GRAZING, _FACING = 0.1, 0.35  # cosine between the normal and the line of sight: below nothing, above all is seen
+_GRAZING, _FACING = 0.2, 0.5  # cosine between the normal and the line of sight: below nothing, above all is seen
 SEEN = 0.5
 """Of `shown_vertices`: from when on a vertex or a texel counts as seen."""
 _CENTER = 1.3  # half widths of the face, from its front to the point that the unfolding looks from

@@ -87,6 +87,10 @@ def test_shared_arrays_are_read_only():
             array[0] = 0
 
 
+def test_poses_compare_and_hash():
+    assert posed(20).pose == posed(20).pose != posed(21).pose and len({posed(20).pose, posed(20).pose}) == 1
+
+
 def test_csv_has_a_row_for_each_face():
     faces = [posed(0), posed(75)]
     rows = list(csv.DictReader(io.StringIO(faces_to_csv(faces, image="a, b.jpg"))))
