@@ -49,3 +49,9 @@ def test_the_scale_of_an_uneven_matrix_is_the_mean_of_its_axes():
     scale, rotation, shift = decompose(np.column_stack([np.diag([1.0, -2.0, 6.0]), [7.0, 8.0, 9.0]]))
     assert scale == pytest.approx(3.0) and shift.tolist() == [7.0, 8.0, 9.0]
     np.testing.assert_allclose(rotation, np.eye(3), atol=1e-12)
+
+
+def test_a_mirrored_matrix_still_gives_a_rotation():
+    scale, rotation, _ = decompose(np.column_stack([np.diag([3.0, 2.0, 1.0]), np.zeros(3)]))  # y up in a crop is none
+    assert scale == pytest.approx(2.0) and np.linalg.det(rotation) == pytest.approx(1.0)
+    np.testing.assert_allclose(rotation, np.diag([1.0, -1.0, -1.0]), atol=1e-12)  # the least certain axis gives way

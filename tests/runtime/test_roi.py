@@ -96,6 +96,13 @@ def test_a_large_face_does_not_alias():
     assert np.abs(result.astype(int) - 127).max() <= 1
 
 
+@pytest.mark.parametrize(("scale", "low", "high"), [(1.9, 0, 255), (2.5, 127, 129), (3.0, 84, 171)])
+def test_averaging_begins_at_twice_the_crop(scale, low, high):
+    stripes = np.tile(np.array([0, 255], dtype=np.uint8), (200, 100))
+    result = crop(np.dstack([stripes] * 3), [Roi(center_x=99.5, center_y=99.5, side=32 * scale)], 32)
+    assert low <= result.min() and result.max() <= high and (scale > 2 or np.ptp(result) > 200)
+
+
 @pytest.mark.parametrize(
     ("center", "side"),
     [((-9e8, 0), 10), ((0, 9e8), 1e3), ((1e6, -1e6), 9e8), ((50, 50), 1e-6)],

@@ -101,3 +101,11 @@ def test_an_unknown_setting_is_refused():
     assert find_setting("off") is None and find_setting(None) is None
     with pytest.raises(InvalidInputError, match="expected one of still, responsive, off"):
         find_setting("smooth")
+
+
+def test_the_size_of_an_uneven_pose_is_the_mean_of_its_axes():
+    params = np.zeros((1, 62), np.float32)
+    params[0, [0, 5, 10]] = 1.0, -2.0, 6.0
+    placed = place(params, np.eye(3)[np.newaxis] * 2.0, np.zeros((1, 3)), 40)
+    assert placed.scale.tolist() == pytest.approx([6.0])
+    np.testing.assert_allclose(placed.rotation[0], np.eye(3), atol=1e-6)

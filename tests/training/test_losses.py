@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -104,6 +105,11 @@ def test_form_counts_without_pose_in_the_disentangled_term(face_model: FaceModel
     assert loss.landmark_wing(truth, truth, truth).item() == 0
     assert loss.landmark_wing(other, truth, truth).item() > 1
     assert loss.landmark_wing(truth, other, truth).item() > 1
+    apart = FaceLoss(LossConfig(wpdc=0.0, wing=0.0, disentangled=0.5), Decoder(face_model), 160)
+    losses = apart(other, truth, lambda params: params, lambda whitened: whitened)
+    by_hand = loss.landmark_wing(other, truth, truth) + loss.landmark_wing(truth, other, truth)
+    torch.testing.assert_close(losses.disentangled, by_hand)
+    torch.testing.assert_close(losses.total, 0.5 * by_hand)
 
 
 def labels_of(params: torch.Tensor, decoder: Decoder, scheme: Scheme = IBUG_68) -> LandmarkLabels:
@@ -222,6 +228,25 @@ def test_points_unjittered_are_the_image_s_middle(face_model: FaceModel, make_pa
     crops, moved = crop_points(images, labels, 128, no_jitter(2))
     torch.testing.assert_close(crops.permute(0, 2, 3, 1).round().to(torch.uint8), images[:, 16:144, 16:144])
     torch.testing.assert_close(moved.points, labels.points - 16)
+
+
+def test_a_shifted_and_zoomed_region_moves_its_points(face_model: FaceModel, make_params) -> None:
+    labels = labels_of(torch.from_numpy(make_params(2)), Decoder(face_model))
+    images = torch.zeros(2, 160, 160, 3, dtype=torch.uint8)
+    still = no_jitter(2)
+    right = torch.tensor([0.25, 0.0])
+    shifted = dataclasses.replace(still, shift_x=right, shift_y=0.5 * right, zoom=torch.tensor([1.0, 2.0]))
+    before, after = (crop_points(images, labels, 128, jitter)[1].points for jitter in (still, shifted))
+    torch.testing.assert_close(after[0], before[0] - torch.tensor([32.0, 16.0]))  # a region further right: points left
+    torch.testing.assert_close(after[1] - 63.5, (before[1] - 63.5) / 2)  # twice the side: half the face
+
+
+def test_beyond_the_edge_its_pixels_go_on(face_model: FaceModel, make_params) -> None:
+    labels = labels_of(torch.from_numpy(make_params(1)), Decoder(face_model))
+    images = torch.full((1, 160, 160, 3), 200, dtype=torch.uint8)
+    jitter = dataclasses.replace(no_jitter(1), zoom=torch.tensor([3.0]), angle=torch.tensor([0.5]))
+    crops, _ = crop_points(images, labels, 32, jitter)
+    torch.testing.assert_close(crops, torch.full_like(crops, 200.0))
 
 
 def test_augmented_poses_stay_scaled_rotations(face_model: FaceModel, make_params) -> None:

@@ -55,6 +55,7 @@ def test_a_share_that_is_no_positive_number_is_refused(text: str) -> None:
         (64, [0.75, 0.25], [48, 16]),
         (64, [3, 1], [48, 16]),
         (7, [1, 1], [4, 3]),
+        (9, [1, 1, 2], [2, 2, 5]),  # the largest remainder first
         (10, [1, 1, 1], [4, 3, 3]),
         (5, [9], [5]),
     ],

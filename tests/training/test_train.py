@@ -413,6 +413,7 @@ def test_an_epoch_shows_every_sample_once() -> None:
 def test_schedule_warms_up_and_ends_at_nothing() -> None:
     config = dataclasses.replace(load_config("edge"), steps=1000, warmup_steps=10, learning_rate=1.0)
     assert learning_rate(config, 0) == pytest.approx(0.1, rel=1e-3)
+    assert learning_rate(config, 250) == pytest.approx(0.5 + 0.5**1.5)
     assert learning_rate(config, 500) == pytest.approx(0.5)
     assert learning_rate(config, 1000) == pytest.approx(0.0)
 
