@@ -32,6 +32,10 @@ _PICTURE = [
     cv2.IMWRITE_JPEG_QUALITY, 90,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
 ]  # fmt: skip
+_TIFF = [  # without the predictor for floats, which many readers lack
+    cv2.IMWRITE_TIFF_COMPRESSION, cv2.IMWRITE_TIFF_COMPRESSION_ADOBE_DEFLATE,
+    cv2.IMWRITE_TIFF_PREDICTOR, cv2.IMWRITE_TIFF_PREDICTOR_NONE,
+]  # fmt: skip
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
@@ -111,7 +115,7 @@ def _glb(photo: Photograph, target: Target) -> None:
 
 def _depth(photo: Photograph, target: Target) -> None:
     depth = maps.depth_map(photo.faces, photo.size)
-    _write_image(target("_depth.tif"), depth, [cv2.IMWRITE_TIFF_COMPRESSION, cv2.IMWRITE_TIFF_COMPRESSION_DEFLATE])
+    _write_image(target("_depth.tif"), depth, _TIFF)
     _write_image(target("_depth.png"), maps.depth_picture(depth), _FAST_PNG)
 
 

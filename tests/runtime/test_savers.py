@@ -56,6 +56,13 @@ def test_pictures_and_maps(folder):
     assert cv2.imread(str(folder / "p_0_uv.png")).shape == (512, 512, 3)
 
 
+def test_other_readers_open_the_depth(folder):
+    tifffile = pytest.importorskip("tifffile")
+    depth = tifffile.imread(folder / "p_depth.tif")
+    expected = cv2.imread(str(folder / "p_depth.tif"), cv2.IMREAD_UNCHANGED)
+    assert depth.dtype == np.float32 and np.array_equal(depth, expected, equal_nan=True)
+
+
 def test_meshes_carry_colours(folder):
     trimesh = pytest.importorskip("trimesh")
     for suffix in ("obj", "ply"):
