@@ -49,16 +49,16 @@ class Smoothing:
 
 SETTINGS: dict[str, Smoothing | None] = {
     "still": Smoothing(
-        rotation=Cutoffs(rest=0.25, speed=4.0),
-        position=Cutoffs(rest=0.25, speed=12.0),
-        size=Cutoffs(rest=0.15, speed=6.0),
-        expression=Cutoffs(rest=1.0, speed=0.6),
+        rotation=Cutoffs(rest=0.25, speed=6.0),
+        position=Cutoffs(rest=0.25, speed=25.0),
+        size=Cutoffs(rest=0.15, speed=10.0),
+        expression=Cutoffs(rest=1.0, speed=0.8),
     ),
     "responsive": Smoothing(
-        rotation=Cutoffs(rest=0.8, speed=12.0),
-        position=Cutoffs(rest=0.8, speed=40.0),
-        size=Cutoffs(rest=0.4, speed=20.0),
-        expression=Cutoffs(rest=2.5, speed=1.5),
+        rotation=Cutoffs(rest=0.8, speed=20.0),
+        position=Cutoffs(rest=0.8, speed=120.0),
+        size=Cutoffs(rest=0.4, speed=40.0),
+        expression=Cutoffs(rest=2.5, speed=2.5),
     ),
     "off": None,
 }

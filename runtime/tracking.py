@@ -51,6 +51,7 @@ _SMALLEST = 12.0  # pixels: side of the smallest region
 _THUMB = 16  # side of the picture by which a face's looks are compared
 _CHANGED = 0.7  # correlation with the last looks below which the detector is asked
 _ALIKE = 0.5  # correlation with the looks over the track that a face found again must have
+_ALIKE_AFTER_CUT = 0.9  # ... after a change of scene, where another face may take the place
 _GROWN = 1.5  # factor by which a region may grow or shrink within half a second
 _SIZE_TIME = 0.5  # seconds
 _CUT = 0.5  # correlation of two frames below which the scene has changed
@@ -93,6 +94,7 @@ class _Track:
     seen: float = 0.0  # seconds
     checked: float = 0.0
     doubts: int = 0
+    cut: bool = False  # whether it ended with a scene
     center: Array | None = None  # of the region that the last landmarks gave
     speed: Array = field(default_factory=lambda: np.zeros(2))  # pixels per second
     state: FilterState | None = None
@@ -228,7 +230,7 @@ class Tracker:
             way = math.hypot(roi.center_x - track.roi.center_x, roi.center_y - track.roi.center_y)
             alike = 1.0 if track.known is None else float(track.known @ looks)
             near = way < roi.side * (0.5 + _REACH * (time - track.seen))
-            if near and alike > _ALIKE and _grown(track, roi) < _GROWN:
+            if near and alike > (_ALIKE_AFTER_CUT if track.cut else _ALIKE) and _grown(track, roi) < _GROWN:
                 candidates.append((alike, track))
         if not candidates:
             self._next_id += 1
@@ -301,7 +303,7 @@ class Tracker:
                 continue
             changed = track.age > 0 and (alike[i][0] < _CHANGED or _grown(track, one.next_roi) > _GROWN)
             if changed and cut:  # a face there is another scene's
-                lost[i] = True
+                lost[i] = track.cut = True
             elif changed or time - track.checked >= (_DOUBTFUL if track.doubts else _CHECK):
                 others = [other.next_roi for k, other in enumerate(found) if k != i and not lost[k]]
                 lost[i] = not self._confirm(image, track, one, others, time, changed=changed)

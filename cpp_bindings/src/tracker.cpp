@@ -18,7 +18,7 @@ constexpr double search_pause = 0.5, missing_pause = 0.1, check_pause = 1.0, dou
 constexpr int most_doubts = 3;
 constexpr double rest = 0.02, rest_angle = 2.0, far_off = 0.15, same = 0.35, inside_share = 0.4, smallest = 12.0;
 constexpr int thumb = 16;
-constexpr double changed_below = 0.7, alike_above = 0.5, most_grown = 1.5, size_time = 0.5, cut_below = 0.5,
+constexpr double changed_below = 0.7, alike_above = 0.5, alike_after_cut = 0.9, most_grown = 1.5, size_time = 0.5, cut_below = 0.5,
                  reach = 3.0;
 constexpr int view_size = 192;
 constexpr double degrees = 57.29577951308232, two_pi = 6.283185307179586;
@@ -38,8 +38,8 @@ struct Setting {
   double of_speed;
 };
 
-constexpr Setting still = {{0.25, 4.0}, {0.25, 12.0}, {0.15, 6.0}, {1.0, 0.6}, 2.0};
-constexpr Setting responsive = {{0.8, 12.0}, {0.8, 40.0}, {0.4, 20.0}, {2.5, 1.5}, 2.0};
+constexpr Setting still = {{0.25, 6.0}, {0.25, 25.0}, {0.15, 10.0}, {1.0, 0.8}, 2.0};
+constexpr Setting responsive = {{0.8, 20.0}, {0.8, 120.0}, {0.4, 40.0}, {2.5, 2.5}, 2.0};
 
 double share_of(double cutoff, double step) {
   const double r = two_pi * cutoff * step;
@@ -168,6 +168,7 @@ struct Track {
   int age = 0;
   double seen = 0, checked = 0;
   int doubts = 0;
+  bool cut = false;
   std::optional<std::array<double, 2>> center{};
   std::array<double, 2> speed{};
   std::optional<Filter> filter{};
@@ -381,7 +382,7 @@ Track Tracker::State::start(const ImageView& image, const Detection& detection) 
     const double alike = track.known.empty() ? 1.0 : product(track.known, looks);
     const bool reached =
         way(detection.roi, track.roi) < detection.roi.side * (0.5 + reach * (time - track.seen));
-    if (reached && alike > alike_above && grown(track, detection.roi) < most_grown && alike > best) {
+    if (reached && alike > (track.cut ? alike_after_cut : alike_above) && grown(track, detection.roi) < most_grown && alike > best) {
       best = alike;
       which = i;
     }
@@ -473,6 +474,7 @@ void Tracker::State::judge(const ImageView& image, std::vector<Found>& found, bo
         track.age > 0 && (of_late[i] < changed_below || grown(track, found[i].next) > most_grown);
     if (changed && cut) {  // a face there is another scene's
       lost[i] = true;
+      track.cut = true;
     } else if (changed || time - track.checked >= (track.doubts > 0 ? doubtful_pause : check_pause)) {
       std::vector<Roi> others;
       for (std::size_t k = 0; k < count; ++k) {
