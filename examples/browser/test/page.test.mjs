@@ -262,7 +262,7 @@ describe("downloads", () => {
 describe("camera", () => {
   const WARM = 100; // frames that are compared with the clip's; memory is held against that after them
   const FRAMES = 500;
-  test("faces are followed, memory stays level, the console stays empty", { timeout: 300_000 }, async (t) => {
+  test("faces are followed, memory stays level, the console stays empty", { timeout: 900_000 }, async (t) => {
     const own = await launch({ clip: file("clip.mjpeg") });
     t.after(() => own.close());
     const view = await open(own, server);
@@ -366,7 +366,7 @@ describe("camera", () => {
   }
 
   async function reach(page, frames) {
-    await page.waitForFunction((n) => globalThis.cln.frames >= n, frames, { timeout: 240_000, polling: 100 });
+    await page.waitForFunction((n) => globalThis.cln.frames >= n, frames, { timeout: 850_000, polling: 100 });
   }
 
   /** Bytes of JavaScript's heap, WebAssembly's and array buffers included, after a collection. */
