@@ -52,6 +52,7 @@ _THUMB = 16  # side of the picture by which a face's looks are compared
 _CHANGED = 0.7  # correlation with the last looks below which the detector is asked
 _ALIKE = 0.5  # correlation with the looks over the track that a face found again must have
 _ALIKE_AFTER_CUT = 0.9  # ... after a change of scene, where another face may take the place
+_HESITATION = 0.35  # seconds for which a face that may be a missing one, but looks unlike it, is not called new
 _GROWN = 1.5  # factor by which a region may grow or shrink within half a second
 _SIZE_TIME = 0.5  # seconds
 _CUT = 0.5  # correlation of two frames below which the scene has changed
@@ -94,6 +95,7 @@ class _Track:
     seen: float = 0.0  # seconds
     checked: float = 0.0
     doubts: int = 0
+    suspected: float = math.inf  # since when a face is seen that may be this one
     cut: bool = False  # whether it ended with a scene
     center: Array | None = None  # of the region that the last landmarks gave
     speed: Array = field(default_factory=lambda: np.zeros(2))  # pixels per second
@@ -220,18 +222,25 @@ class Tracker:
         found = [(roi_from_detection(detection), detection) for detection in detector.detect(host)]
         found = [(roi, d) for roi, d in found if not any(_near(roi, track.roi) for track in self._tracks)]
         for roi, detection in found[: self.max_faces - len(self._tracks)]:
-            self._tracks.append(self._start(host, roi, detection, time))
+            track = self._start(host, roi, detection, time)
+            self._tracks += [] if track is None else [track]
 
-    def _start(self, image: NDArray[np.uint8], roi: Roi, detection: Detection, time: float) -> _Track:
-        """A new track, or the missing one that this is."""
+    def _start(self, image: NDArray[np.uint8], roi: Roi, detection: Detection, time: float) -> _Track | None:
+        """A new track, or the missing one that this is; none where that shows only in a moment."""
         looks = _looks(crop(image, [roi], self._reconstruct.engine.manifest.input_size)[0])
-        candidates = []
+        candidates, doubtful = [], False
         for track in self._missing:
             way = math.hypot(roi.center_x - track.roi.center_x, roi.center_y - track.roi.center_y)
             alike = 1.0 if track.known is None else float(track.known @ looks)
-            near = way < roi.side * (0.5 + _REACH * (time - track.seen))
-            if near and alike > (_ALIKE_AFTER_CUT if track.cut else _ALIKE) and _grown(track, roi) < _GROWN:
+            if way > roi.side * (0.5 + _REACH * (time - track.seen)) or _grown(track, roi) > _GROWN:
+                continue
+            if alike > (_ALIKE_AFTER_CUT if track.cut else _ALIKE):
                 candidates.append((alike, track))
+            elif not track.cut:  # half hidden still by what covered it?
+                track.suspected = min(track.suspected, time)
+                doubtful = doubtful or time - track.suspected < _HESITATION
+        if doubtful and not candidates:
+            return None
         if not candidates:
             self._next_id += 1
             return _Track(id=self._next_id - 1, roi=roi, score=detection.score, checked=time)

@@ -18,7 +18,7 @@ constexpr double search_pause = 0.5, missing_pause = 0.1, check_pause = 1.0, dou
 constexpr int most_doubts = 3;
 constexpr double rest = 0.02, rest_angle = 2.0, far_off = 0.15, same = 0.35, inside_share = 0.4, smallest = 12.0;
 constexpr int thumb = 16;
-constexpr double changed_below = 0.7, alike_above = 0.5, alike_after_cut = 0.9, most_grown = 1.5, size_time = 0.5, cut_below = 0.5,
+constexpr double changed_below = 0.7, alike_above = 0.5, alike_after_cut = 0.9, hesitation = 0.35, most_grown = 1.5, size_time = 0.5, cut_below = 0.5,
                  reach = 3.0;
 constexpr int view_size = 192;
 constexpr double degrees = 57.29577951308232, two_pi = 6.283185307179586;
@@ -168,6 +168,7 @@ struct Track {
   int age = 0;
   double seen = 0, checked = 0;
   int doubts = 0;
+  double suspected = std::numeric_limits<double>::infinity();
   bool cut = false;
   std::optional<std::array<double, 2>> center{};
   std::array<double, 2> speed{};
@@ -281,7 +282,7 @@ struct Tracker::State {
 
   bool scene_changed(const ImageView& image);
   void search(const ImageView& image);
-  Track start(const ImageView& image, const Detection& detection);
+  std::optional<Track> start(const ImageView& image, const Detection& detection);
   std::vector<Found> see(const ImageView& image, const std::vector<Roi>& rois);
   std::vector<Found> run(const ImageView& image);
   void judge(const ImageView& image, std::vector<Found>& found, bool cut);
@@ -365,27 +366,40 @@ void Tracker::State::search(const ImageView& image) {
     const auto known = [&detection](const Track& track) { return is_near(detection.roi, track.roi); };
     if (tracks.size() < most &&
         std::none_of(tracks.begin(), tracks.begin() + static_cast<std::ptrdiff_t>(before), known)) {
-      tracks.push_back(start(image, detection));
+      if (auto track = start(image, detection)) {
+        tracks.push_back(std::move(*track));
+      }
     }
   }
 }
 
-Track Tracker::State::start(const ImageView& image, const Detection& detection) {
+std::optional<Track> Tracker::State::start(const ImageView& image, const Detection& detection) {
   const int size = reconstructor.manifest().input_size;
   std::vector<std::uint8_t> pixels(static_cast<std::size_t>(size) * static_cast<std::size_t>(size) * 3);
   crop(image, &detection.roi, 1, size, pixels.data());
   const Vector looks = looks_of(pixels.data(), size);
   double best = -1;
   std::size_t which = missing.size();
+  bool doubtful = false;
   for (std::size_t i = 0; i < missing.size(); ++i) {
-    const Track& track = missing[i];
+    Track& track = missing[i];
     const double alike = track.known.empty() ? 1.0 : product(track.known, looks);
-    const bool reached =
-        way(detection.roi, track.roi) < detection.roi.side * (0.5 + reach * (time - track.seen));
-    if (reached && alike > (track.cut ? alike_after_cut : alike_above) && grown(track, detection.roi) < most_grown && alike > best) {
-      best = alike;
-      which = i;
+    if (way(detection.roi, track.roi) > detection.roi.side * (0.5 + reach * (time - track.seen)) ||
+        grown(track, detection.roi) > most_grown) {
+      continue;
     }
+    if (alike > (track.cut ? alike_after_cut : alike_above)) {
+      if (alike > best) {
+        best = alike;
+        which = i;
+      }
+    } else if (!track.cut) {  // half hidden still by what covered it?
+      track.suspected = std::min(track.suspected, time);
+      doubtful = doubtful || time - track.suspected < hesitation;
+    }
+  }
+  if (doubtful && which == missing.size()) {
+    return std::nullopt;
   }
   Track track;
   track.roi = detection.roi;
