@@ -1,8 +1,9 @@
 #include "cln/mesh_file.hpp"
 
 #include <cstdint>
-#include <cstdio>
-#include <fstream>
+#include <iomanip>
+#include <locale>
+#include <sstream>
 #include <string>
 
 #include "text.hpp"
@@ -14,27 +15,25 @@ void write_obj(const std::filesystem::path& path, const std::vector<float>& vert
     detail::fail(ErrorCode::invalid_input, "mesh: expected " + std::to_string(model.vertex_count()) +
                                                " vertices, got " + std::to_string(vertices.size()) + " numbers");
   }
-  std::string text;
-  char line[160];
-  const auto add = [&text, &line](int length) { text.append(line, static_cast<std::size_t>(length)); };
+  std::ostringstream text;
+  text.imbue(std::locale::classic());  // whatever the user's locale writes for a point
+  text << std::fixed << std::setprecision(4);
   for (std::size_t i = 0; i < vertices.size(); i += 3) {
-    const double x = vertices[i], y = vertices[i + 1], z = vertices[i + 2];
-    add(std::snprintf(line, sizeof line, "v %.4f %.4f %.4f\n", x, -y, z));
+    text << "v " << vertices[i] << ' ' << -vertices[i + 1] << ' ' << vertices[i + 2] << '\n';
   }
+  text << std::setprecision(6);
   for (std::size_t i = 0; i < model.uv().size(); i += 2) {
-    const double u = model.uv()[i], v = model.uv()[i + 1];
-    add(std::snprintf(line, sizeof line, "vt %.6f %.6f\n", u, v));
+    text << "vt " << model.uv()[i] << ' ' << model.uv()[i + 1] << '\n';
   }
   for (std::size_t i = 0; i < model.triangles().size(); i += 3) {
     const auto* t = model.triangles().data() + i;
-    const int a = t[0] + 1, b = t[1] + 1, c = t[2] + 1;
-    add(std::snprintf(line, sizeof line, "f %d/%d %d/%d %d/%d\n", a, a, b, b, c, c));
+    text << "f";
+    for (int corner = 0; corner < 3; ++corner) {
+      text << ' ' << t[corner] + 1 << '/' << t[corner] + 1;
+    }
+    text << '\n';
   }
-  std::ofstream file(path, std::ios::binary);
-  file.write(text.data(), static_cast<std::streamsize>(text.size()));
-  if (!file.flush()) {
-    detail::fail(ErrorCode::file_not_found, path.string() + ": expected a file that can be written; check the folder");
-  }
+  detail::write_file(path, text.str());
 }
 
 }  // namespace cln

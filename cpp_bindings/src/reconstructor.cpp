@@ -50,9 +50,33 @@ Reconstructor::Reconstructor(std::unique_ptr<Engine> engine, std::shared_ptr<con
   }
 }
 
+namespace {
+
+// A box wholly outside has no face in it: it was made for another image, or another size of it.
+void check_overlap(const ImageView& image, const std::vector<Box>& boxes) {
+  check_image(image);
+  for (std::size_t i = 0; i < boxes.size(); ++i) {
+    const Box& box = boxes[i];
+    const double turn = box.angle * std::acos(-1.0) / 180, c = std::abs(std::cos(turn)), s = std::abs(std::sin(turn));
+    const double reach_x = (c * box.width + s * box.height) / 2, reach_y = (s * box.width + c * box.height) / 2;
+    const double half_w = image.width / 2.0, half_h = image.height / 2.0;
+    if (!(std::abs(box.x + box.width / 2 - half_w) < half_w + reach_x &&
+          std::abs(box.y + box.height / 2 - half_h) < half_h + reach_y)) {
+      detail::fail(ErrorCode::invalid_input,
+                   "box " + std::to_string(i) + ": expected a box that overlaps the image of " +
+                       std::to_string(image.width) + " x " + std::to_string(image.height) + " pixels, got x " +
+                       std::to_string(box.x) + ", y " + std::to_string(box.y) +
+                       "; was it made for this image, at this size?");
+    }
+  }
+}
+
+}  // namespace
+
 std::vector<Face> Reconstructor::reconstruct(const ImageView& image, const std::vector<Box>& boxes) {
   std::vector<Roi> rois(boxes.size());
   std::transform(boxes.begin(), boxes.end(), rois.begin(), Roi::from_box);
+  check_overlap(image, boxes);
   return reconstruct(image, rois);
 }
 

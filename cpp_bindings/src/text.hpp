@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <ios>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,29 @@ inline std::vector<std::uint8_t> read_file(const std::filesystem::path& path) {
     fail(ErrorCode::file_not_found, path.string() + ": reading stopped before its end; check the disk");
   }
   return data;
+}
+
+/// Writes a file beside its place and renames it into it, or straight into what is no plain file (a pipe, a device).
+/// Throws Error(file_not_found); the old file then stays, and no partial one is left.
+inline void write_file(const std::filesystem::path& path, const std::string& data) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const bool special = fs::exists(path, error) && !fs::is_regular_file(path, error);
+  const fs::path target = !special && fs::is_symlink(path, error) ? fs::weakly_canonical(path, error) : path;
+  const fs::path place = special ? path : target.parent_path() / (".cln-" + std::to_string(std::random_device{}()));
+  std::ofstream file(place, std::ios::binary | (special ? std::ios::app : std::ios::trunc));
+  file.write(data.data(), static_cast<std::streamsize>(data.size()));
+  file.close();
+  if (file && !special) {
+    fs::rename(place, target, error);
+  }
+  if (!file || error) {
+    if (!special) {
+      std::error_code ignored;
+      fs::remove(place, ignored);
+    }
+    fail(ErrorCode::file_not_found, path.string() + ": expected a file that can be written; check its folder and disk");
+  }
 }
 
 }  // namespace cln::detail

@@ -1,7 +1,12 @@
 // Decoding, filtering, reconstruction.
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <limits>
+#include <locale>
 #include <memory>
+#include <random>
 #include <thread>
 
 #include "cln/mesh_file.hpp"
@@ -14,6 +19,13 @@ using cln::FaceModel;
 using cln::OneEuroFilter;
 
 namespace {
+
+/// Numbers as many locales write them.
+struct Comma final : std::numpunct<char> {
+  [[nodiscard]] char do_decimal_point() const override { return ','; }
+  [[nodiscard]] char do_thousands_sep() const override { return '.'; }
+  [[nodiscard]] std::string do_grouping() const override { return "\3"; }
+};
 
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
 
@@ -175,6 +187,13 @@ TEST_CASE("faces come back in order, in image pixels") {
   CHECK(faces[0].pose.scale == doctest::Approx(0.5 * roi.side / 16));
   CHECK(faces[0].pose.yaw == doctest::Approx(0));
   CHECK(reconstruct.reconstruct(image.view(), std::vector<cln::Box>{}).empty());
+  for (const cln::Box& box : {cln::Box{9000, 9000, 100, 100}, cln::Box{65, 0, 9, 20}, cln::Box{60, 9, 90, 20, 90}}) {
+    CHECK(refuses(
+        [&] {
+          reconstruct.reconstruct(image.view(), std::vector<cln::Box>{{1, 1, 4, 4}, box});
+        },
+        ErrorCode::invalid_input, "box 1: expected a box that overlaps the image of 64 x 64"));
+  }
   cln::Face foreign = faces[0];
   foreign.params.pop_back();
   CHECK(refuses([&] { (void)reconstruct.vertices(foreign); }, ErrorCode::invalid_input, "face"));
@@ -224,4 +243,15 @@ TEST_CASE("a mesh is written only where it fits") {
   CHECK(refuses([&] { cln::write_obj("x.obj", {1, 2, 3}, *model); }, ErrorCode::invalid_input, "expected 3 vertices"));
   const std::vector<float> vertices(9);
   CHECK(refuses([&] { cln::write_obj("no/such/folder/x.obj", vertices, *model); }, ErrorCode::file_not_found, "x.obj"));
+  const auto folder = std::filesystem::temp_directory_path() / ("cln-mesh-" + std::to_string(std::random_device{}()));
+  std::filesystem::create_directory(folder);
+  const std::locale before = std::locale::global(std::locale(std::locale::classic(), new Comma));
+  cln::write_obj(folder / "x.obj", vertices, *model);
+  std::locale::global(before);
+  std::ifstream file(folder / "x.obj");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  CHECK(text.find("v ") == 0);
+  CHECK(text.find(',') == std::string::npos);
+  CHECK(std::distance(std::filesystem::directory_iterator(folder), {}) == 1);
+  std::filesystem::remove_all(folder);
 }
