@@ -18,6 +18,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +32,7 @@ from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInput
 from runtime.image import as_bgr
 from runtime.roi import Roi, check_box, crop
 
-MODEL_PATH = Path(__file__).parent / "assets" / "face_detector.onnx"
+MODEL_PATH = resources.files("runtime") / "assets" / "face_detector.onnx"
 
 _VIEW = 192  # side of the network's input
 _CELL = 4  # side of one cell of its output grid
@@ -127,7 +129,7 @@ class BlazeFaceDetector:
         thorough: bool = False,
         quick: bool = False,
         threads: int = 1,
-        model_path: Path = MODEL_PATH,
+        model_path: Path | Traversable = MODEL_PATH,
     ) -> None:
         """Sets the options.
 
@@ -156,7 +158,7 @@ class BlazeFaceDetector:
         self.max_faces = max_faces
         self.thorough, self.quick = thorough, quick
         self.threads = threads
-        self.model_path = Path(model_path)
+        self.model_path = model_path if isinstance(model_path, Traversable) else Path(model_path)
 
     @cached_property
     def glance(self) -> BlazeFaceDetector:

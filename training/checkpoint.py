@@ -62,7 +62,8 @@ class Checkpoint:
         try:
             network.load_state_dict(dict(self.state_dict))
         except RuntimeError as error:
-            raise FileFormatError(f"The checkpoint's weights don't fit its config: {error}") from error
+            first = next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
+            raise FileFormatError(f"its weights don't fit its config: {first[:300]}") from error
         return network.eval()
 
     def check_face_model(self, face_model: FaceModel) -> None:
@@ -110,7 +111,7 @@ def load_checkpoint(path: str | os.PathLike[str], face_model: FaceModel | None =
     try:
         checkpoint = Checkpoint(
             config=CLNConfig.from_dict(content["config"]),
-            state_dict=content["state_dict"],
+            state_dict=_without_prefix(content["state_dict"]),
             face_model_name=content["face_model"]["name"],
             face_model_sha256=content["face_model"]["sha256"],
             training=content["training"],
@@ -123,6 +124,15 @@ def load_checkpoint(path: str | os.PathLike[str], face_model: FaceModel | None =
     if face_model is not None:
         checkpoint.check_face_model(face_model)
     return checkpoint
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without what wrappers (DataParallel, torch.compile) put before all names."""
+    names = list(state)
+    for prefix in ("module.", "_orig_mod.") * 2:
+        if names and all(name.startswith(prefix) for name in names):
+            names = [name.removeprefix(prefix) for name in names]
+    return dict(zip(names, state.values(), strict=True))
 
 
 def dump(content: Mapping[str, Any]) -> bytes:

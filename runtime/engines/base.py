@@ -43,6 +43,12 @@ class Closing(ABC):
     def close(self) -> None:
         """Frees what is held; may be called twice."""
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{type(self).__name__}: expected to stay in its process, got pickled: it holds an engine's memory; "
+            "make one in each process (in a worker's initializer, say)"
+        )
+
     def __enter__(self) -> Self:
         return self
 

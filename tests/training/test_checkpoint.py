@@ -98,6 +98,21 @@ def test_foreign_and_incomplete_files_are_refused(tmp_path: Path, content: dict)
         load_checkpoint(path)
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_what_wrappers_put_before_names_is_taken_off(tmp_path: Path, prefix: str) -> None:
+    state = {prefix + name: tensor for name, tensor in CLN(TINY).state_dict().items()}
+    (tmp_path / "c.pth").write_bytes(dump({**without("test"), "test": {}, "state_dict": state}))
+    assert load_checkpoint(tmp_path / "c.pth").state_dict.keys() == CLN(TINY).state_dict().keys()
+
+
+def test_other_weights_are_refused_by_their_first_difference(tmp_path: Path) -> None:
+    state = {f"net.{name}": tensor for name, tensor in CLN(TINY).state_dict().items()}
+    (tmp_path / "c.pth").write_bytes(dump({**without("test"), "test": {}, "state_dict": state}))
+    with pytest.raises(FileFormatError, match="don't fit its config: Missing key") as caught:
+        load_checkpoint(tmp_path / "c.pth")
+    assert len(str(caught.value)) < 600
+
+
 def test_a_list_is_no_checkpoint(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(FileFormatError, match="dictionary"):
