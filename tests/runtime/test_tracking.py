@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime import InvalidInputError, Reconstructor, read_image
+from runtime import InvalidInputError, Reconstructor, crop, read_image
 from runtime.detection import BlazeFaceDetector
 from runtime.tracking import Tracker
 
@@ -168,3 +168,29 @@ def test_a_time_that_is_not_later_is_refused(reconstruct, time):
 def test_options_out_of_range_are_refused(reconstruct, options):
     with pytest.raises(InvalidInputError, match="expected"):
         Tracker(reconstruct, **options)
+
+
+def test_frames_on_the_gpu_stay_there_but_for_the_detector_s_looks(reconstruct):
+    engine, copies = reconstruct.engine, []
+
+    class Frame:
+        def __init__(self, array):
+            self.array, self.shape = array, array.shape
+            self.__cuda_array_interface__ = {"shape": array.shape}
+
+    class GpuEngine:
+        manifest, cuts_frames = engine.manifest, True
+
+        def run_frame(self, image, rois):
+            return engine(crop(image.array if isinstance(image, Frame) else image, rois, engine.manifest.input_size))
+
+        def to_host(self, image):
+            copies.append(len(copies))
+            return image.array
+
+    on_gpu, on_host = Tracker(Reconstructor(GpuEngine()), max_faces=1), Tracker(reconstruct, max_faces=1)
+    for i in range(45):
+        frame = place(PHOTO, (300 + i, 240))[0]
+        (face,), (expected,) = on_gpu(Frame(frame), i / RATE), on_host(frame, i / RATE)
+        assert np.abs(face.landmarks - expected.landmarks).max() < 0.5
+    assert len(copies) <= 2  # the first frame's, and a look after a second
