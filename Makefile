@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= out
 
-.PHONY: demo test mutants browser browser-test browser-bench fuzz clean
+.PHONY: demo test mutants browser browser-test browser-bench hostile soak fuzz clean
 .DELETE_ON_ERROR:
 
 demo: .venv/installed-export
@@ -69,6 +69,16 @@ browser-test: browser .venv/installed-dev
 browser-bench: browser
 	test -f $(OUT)/browser-test/clip.mjpeg || PYTHONPATH=. $(BIN)/python $(PAGE)/test/expected.py $(OUT)/browser-test
 	CLN_PAGE=$(OUT)/browser CLN_EXPECTED=$(OUT)/browser-test node $(PAGE)/test/bench.mjs
+
+# COUNT damaged files and odd arrays at every reader, each in a process with limits; about an hour for 20,000.
+COUNT ?= 20000
+hostile: .venv/installed-dev
+	$(BIN)/python -m tests.hostile --count $(COUNT) --out $(OUT)/hostile
+
+# Photographs, videos, threads, engines opened and closed: memory, file handles and threads must stay level.
+MINUTES ?= 60
+soak: .venv/installed-dev
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --out $(OUT)/soak.png
 
 # A minute for each of the C++ readers of files (libFuzzer; needs clang).
 fuzz:

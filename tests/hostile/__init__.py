@@ -1,0 +1,1 @@
+"""Damaged and odd files for every reader: `make hostile`."""
