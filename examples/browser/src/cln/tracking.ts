@@ -59,6 +59,7 @@ interface Track {
   speed: Point; // pixels per second
   state: FilterState | undefined;
   size: number; // side of its region over the last half second; 0 of a new one
+  cut: boolean; // whether it ended with a scene
   recent: Float64Array | undefined; // its looks: of late, and over the track
   known: Float64Array | undefined;
 }
@@ -149,12 +150,13 @@ export class Tracker {
   /** A new track, or the missing one that this is. */
   private start(image: Pixels, roi: Roi, score: number, time: number): Track {
     const looks = looksOf(this.networks.crops(image, [roi]), this.networks.inputSize);
-    let [best, alikeness] = [undefined as Track | undefined, T.alike];
+    let [best, alikeness] = [undefined as Track | undefined, Number.NEGATIVE_INFINITY];
     for (const track of this.missing) {
       const way = Math.hypot(roi.centerX - track.roi.centerX, roi.centerY - track.roi.centerY);
       const reached = way < roi.side * (0.5 + T.reach * (time - track.seen));
       const alike = track.known ? dot(track.known, looks) : 1;
-      if (reached && alike > alikeness && grown(track, roi) < T.grown) {
+      const enough = alike > alikeness && alike > (track.cut ? T.alikeAfterCut : T.alike);
+      if (reached && enough && grown(track, roi) < T.grown) {
         [best, alikeness] = [track, alike];
       }
     }
@@ -171,6 +173,7 @@ export class Tracker {
       speed: [0, 0],
       state: undefined,
       size: best ? roi.side : 0,
+      cut: false,
       recent: undefined,
       known: best?.known,
     };
@@ -221,7 +224,7 @@ export class Tracker {
       const otherwise = likeness(track.recent, i) < T.changed || grown(track, found[i].nextRoi) > T.grown;
       const changed = track.age > 0 && otherwise;
       if (changed && cut) {
-        lost[i] = true; // a face there is another scene's
+        lost[i] = track.cut = true; // a face there is another scene's
       } else if (changed || time - track.checked >= (track.doubts ? T.doubtful : T.check)) {
         const others = found.filter((_, k) => k !== i && !lost[k]).map(({ nextRoi }) => nextRoi);
         lost[i] = !(await this.confirm(image, track, found[i].nextRoi, others, time, changed));
