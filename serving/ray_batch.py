@@ -215,6 +215,7 @@ def cluster(address: str | None) -> Iterator[tuple[int, int]]:
         EngineUnavailableError: the package is missing, or no cluster answers.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # what is still under way at the end must not start Ray again
     try:
         import ray
         import ray.data

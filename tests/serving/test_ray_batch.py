@@ -20,6 +20,7 @@ from runtime import read_image
 from tests.serving.conftest import PHOTO
 
 ROOT = Path(__file__).parents[2]
+NICENESS = {"RAY_worker_niceness": "0"}  # a loaded machine starves what is as nice as Ray makes it
 
 
 def command(*arguments):
@@ -27,7 +28,9 @@ def command(*arguments):
 
 
 def run(*arguments):
-    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | NICENESS
+    )
 
 
 def folder_of(path, count):
@@ -51,9 +54,8 @@ def test_a_run_and_the_next(tmp_path, reconstruct):
     first = run(photos, "--out", out, "--workers", 8, "--part", 3)
     assert first.returncode == 1, first.stderr
     assert "6 faces in 7 photos" in first.stdout and "1 skipped" in first.stdout
-    assert [line for line in first.stderr.splitlines() if "core_worker.cc" not in line] == [  # Ray's own advice
-        f"error: skipped {photos}/bad.jpg: expected an image (JPEG, PNG, …), got 8 bytes that OpenCV cannot decode"
-    ]
+    (error,) = [line for line in first.stderr.splitlines() if "core_worker.cc" not in line]  # Ray's own advice
+    assert error.startswith(f"error: skipped {photos}/bad.jpg: expected an image")
     expected = reconstruct(read_image(PHOTO))[0]
     rows = rows_in(out)
     assert Counter(row["path"] for row in rows) == Counter(map(str, photos.rglob("*.jpg")))
@@ -82,6 +84,7 @@ def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path, how):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        env=os.environ | NICENESS,
     )
     try:
         wait_for(lambda: len(list(out.glob("*.parquet"))) >= 3)
