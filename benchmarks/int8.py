@@ -23,7 +23,7 @@ from runtime.command import command
 from runtime.engines import load_engine
 from runtime.face_model import FaceModel
 from training.data.aflw2000 import AnnotatedFace, load_aflw2000
-from training.evaluation.accuracy import evaluate_real
+from training.evaluation.photographs import study_photographs
 
 _ASSETS = Path(__file__).parent.parent / "runtime" / "assets"
 Network = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
@@ -74,7 +74,7 @@ def _measure(options: argparse.Namespace) -> None:
     with load_engine(options.exact, threads=1) as exact, load_engine(options.int8, threads=1) as int8:
         size = exact.manifest.input_size
         nmes = [
-            evaluate_real(network, size, face_model, faces, progress=sys.stderr.isatty()).nme.mean
+            study_photographs(network, size, face_model, faces, progress=sys.stderr.isatty()).accuracy.nme.mean
             for network in (exact, int8)
         ]
         ratios: dict[str, dict[str, float]] = {}
