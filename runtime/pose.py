@@ -14,10 +14,14 @@ quantity. The crop frame's y points down: P[:, :3] = scale · diag(1, -1, 1) · 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 _GIMBAL = 1.0 - 1e-9
+_SEEN_UPRIGHT = 0.3  # length in the picture of the head's unit vector upwards, from which on it has a direction there
 
 
 def euler_to_rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:
@@ -54,3 +58,15 @@ def decompose(pose: ArrayLike) -> tuple[float, NDArray[np.float64], NDArray[np.f
     u, singular, vt = np.linalg.svd(linear)
     sign = 1.0 if np.linalg.det(u @ vt) > 0 else -1.0
     return float(singular.mean()), u @ np.diag([1.0, 1.0, sign]) @ vt, p[:, 3].copy()
+
+
+def picture_angles(rotations: NDArray[np.float64], otherwise: Sequence[float]) -> list[float]:
+    """How far heads are turned in the picture, degrees clockwise, of rotations (F, 3, 3) in the picture's frame, y up.
+
+    A region turned by that sees its head upright. `otherwise` (F,) holds for heads that are seen from far above or
+    below: their upright says nothing about the picture's.
+    """
+    return [
+        math.degrees(math.atan2(x, y)) if math.hypot(x, y) > _SEEN_UPRIGHT else angle
+        for (x, y), angle in zip(rotations[:, :2, 1].tolist(), otherwise, strict=True)
+    ]

@@ -28,6 +28,7 @@ from runtime.engines.gpu_crop import is_on_gpu
 from runtime.errors import InvalidInputError
 from runtime.face import Face, Pose
 from runtime.image import as_bgr
+from runtime.pose import picture_angles
 from runtime.roi import Roi, crop
 from runtime.smoothing import FilterState, Placed, Smoothing, find_setting, place, smooth, unplace
 
@@ -285,7 +286,7 @@ class Tracker:
             looks = [_looks(pixels) for pixels in crops]
         faces = reconstruct.faces(params, rois)
         placed = place(params, *_maps(rois, size), reconstruct.face_model.shape_count)
-        angles = _angles(placed.rotation, rois)
+        angles = picture_angles(placed.rotation, [roi.angle for roi in rois])
         return [
             _Found(
                 roi=roi,
@@ -374,15 +375,6 @@ def _maps(rois: list[Roi], size: int) -> tuple[Array, Array]:
     """The regions' maps: (F, 3, 3) and (F, 3)."""
     maps = [roi.map(size) for roi in rois]
     return np.array([linear for linear, _ in maps]), np.array([offset for _, offset in maps])
-
-
-def _angles(rotation: Array, rois: list[Roi]) -> list[float]:
-    """How far the heads are turned in the picture, degrees clockwise."""
-    # Seen from far above or below, a head's upright says nothing about the picture's.
-    return [
-        math.degrees(math.atan2(x, y)) if math.hypot(x, y) > 0.3 else roi.angle
-        for (x, y), roi in zip(rotation[:, :2, 1].tolist(), rois, strict=True)
-    ]
 
 
 def _difference(angle: float, other: float) -> float:

@@ -1,4 +1,5 @@
 import errno
+import functools
 import os
 import signal
 import subprocess
@@ -127,7 +128,11 @@ WAITING = """
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_leaves_no_traceback(tmp_path):
     pipe, code = subprocess.PIPE, textwrap.dedent(WAITING)
-    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True) as process:
+    # A shell's background jobs ignore Ctrl-C, and what they start inherits that.
+    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, preexec_fn=default
+    ) as process:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
         assert process.communicate()[1] == "interrupted\n" and process.returncode == 130

@@ -17,7 +17,7 @@ from runtime.detection import Detection
 from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel, load_face_model
 from runtime.files import sha256
-from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
+from runtime.pose import decompose, euler_to_rotation, picture_angles, rotation_to_euler
 from runtime.roi import Roi
 from tests.training.conftest import make_face_model
 from tests.training.test_model import TINY
@@ -64,9 +64,10 @@ def folder(tmp_path: Path, face_model: FaceModel, make_params) -> Path:
 
 def to_crop(params: np.ndarray, roi: Roi) -> np.ndarray:
     """Parameters of the image's frame in the frame of the region's crop."""
-    pose = params[:12].reshape(3, 4).copy() * (SIZE / roi.side)
-    pose[:2, 3] += (SIZE - 1) / 2 - np.array([roi.center_x, roi.center_y]) * SIZE / roi.side
-    return np.concatenate([pose.ravel(), params[12:]]).astype(np.float32)
+    linear, offset = roi.map(SIZE)
+    pose = params[:12].reshape(3, 4).astype(np.float64)
+    pose[:, 3] -= offset
+    return np.concatenate([np.linalg.solve(linear, pose).ravel(), params[12:]]).astype(np.float32)
 
 
 def test_labels_come_zero_based_and_in_degrees(folder: Path, face_model: FaceModel, make_params) -> None:
@@ -380,9 +381,13 @@ def test_a_study_takes_its_regions_from_where_it_says(study: tuple[Study, Oracle
     for number, roi in zip((0, 2, 3), detected, strict=True):
         width = np.ptp(result.faces[number].landmarks[:, 0])
         assert roi.center_x == pytest.approx(labels[number].center_x + 0.1 * width)  # not the other face
-    for roi, first in zip(second, labels, strict=True):
-        assert roi.center_x == pytest.approx(first.center_x + 2.0 * first.side / SIZE, abs=0.01)
-        assert roi.side == pytest.approx(first.side, rel=1e-4)
+    for face, row, roi, first in zip(result.faces, oracle.truth, second, labels, strict=True):
+        (angle,) = picture_angles(decompose(row[:12])[1][None], [0.0])
+        moved = np.add(face.landmarks, (2.0 * first.side / SIZE, 0.0, 0.0))
+        expected = Roi.from_landmarks(moved, angle=angle)
+        assert abs(angle) > 0.5 and roi.angle == pytest.approx(angle, abs=0.01)
+        assert (roi.center_x, roi.center_y) == pytest.approx((expected.center_x, expected.center_y), abs=0.02)
+        assert roi.side == pytest.approx(expected.side, rel=1e-3)
     assert result.found.tolist() == [True, False, True, True]
     assert np.nanmax(result.detector) < 0.01 and result.second_pass.max() < 0.01 < 1 < result.accuracy.errors.min()
     assert result.fit_floor.max() < 0.3 < result.zero_coefficients.min()

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from runtime.detection import FaceDetector, roi_from_detection
 from runtime.errors import InvalidInputError
-from runtime.face_model import LANDMARKS, FaceModel
+from runtime.face_model import LANDMARKS, POSE_SIZE, FaceModel
+from runtime.pose import decompose, picture_angles
 from runtime.roi import Roi, crop
 from training.data.aflw2000 import AnnotatedFace
 from training.data.landmarks import PointFace, Scheme
@@ -133,7 +134,7 @@ def view_faces(
         rows.append(params)
         if detector is not None:
             detected.append(run(detected_rois(detector, images, regions))[1])
-            second.append(run([Roi.from_landmarks(points) for points in landmarks])[1])
+            second.append(run(regions_of(params, landmarks))[1])
     params = np.concatenate(rows)
     return Views(
         params=params,
@@ -142,6 +143,16 @@ def view_faces(
         detector=np.concatenate(detected) if detected else None,
         second_pass=np.concatenate(second) if second else None,
     )
+
+
+def regions_of(params: NDArray[np.float32], landmarks: NDArray[np.float32]) -> list[Roi]:
+    """The regions of a second pass, as a tracker has them: around the landmarks (B, 68, 3), turned as the head is.
+
+    `params` (B, 62) are those of upright regions.
+    """
+    rotations = np.stack([decompose(row)[1] for row in params[:, :POSE_SIZE]])
+    angles = picture_angles(rotations, [0.0] * len(params))
+    return [Roi.from_landmarks(points, angle=angle) for points, angle in zip(landmarks, angles, strict=True)]
 
 
 def predict_regions(
