@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 Random = np.random.Generator
 _NUMBERS = (b"nan", b"-inf", b"1e999", b"-1", b"0", b"9" * 40, b"1e-320", b"0x7f", b"\xc3\xa9", b'"', b"[" * 2000)
+_VALUE = re.compile(rb'(?<=[\s\[,:=;])(?:-?\d[\w.+-]*|"[^"\n]*"|true|false|null)(?=[\s,;\]}]|$)')
+_VALUES = (b"0", b"1", b"-1", b"2", b"0.5", b"1e300", b"9" * 40, b"true", b"[]", b"{}", b'""', b'"a"', b"[[1, 2]]")
 _WORDS = tuple(
     value.to_bytes(size, order, signed=False)
     for size in (1, 2, 4, 8)
@@ -69,6 +72,24 @@ def _number(data: bytes, random: Random) -> bytes:
     return data[:at] + _NUMBERS[random.integers(0, len(_NUMBERS))] + data[at + 1 :]
 
 
+def _value(data: bytes, random: Random) -> bytes:
+    """A value of a text replaced by another of the same text or an odd one: JSON, TOML and tables stay readable."""
+    values = list(_VALUE.finditer(data))
+    if not values:
+        return _noise(data, random)
+    old = values[random.integers(0, len(values))]
+    own = random.random() < 0.5
+    new = values[random.integers(0, len(values))][0] if own else _VALUES[random.integers(0, len(_VALUES))]
+    return data[: old.start()] + new + data[old.end() :]
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        return "\0" not in data.decode()
+    except UnicodeDecodeError:
+        return False
+
+
 _MUTATIONS: Sequence[Callable[[bytes, Random], bytes]] = (
     *(_cut, _flip, _flip, _word, _word, _word),
     *(_remove, _repeat, _zero, _noise, _number, _number),
@@ -76,8 +97,10 @@ _MUTATIONS: Sequence[Callable[[bytes, Random], bytes]] = (
 
 
 def mutate(seeds: Sequence[bytes], random: Random) -> bytes:
-    """One of the seeds, changed once to three times, or spliced with another."""
+    """One of the seeds, changed once to three times, or spliced with another; half of the texts by a value alone."""
     data = seeds[random.integers(0, len(seeds))]
+    if _is_text(data) and random.random() < 0.5:
+        return _value(data, random)
     if random.random() < 0.05:
         other = seeds[random.integers(0, len(seeds))]
         data = data[: random.integers(0, len(data) + 1)] + other[random.integers(0, len(other) + 1) :]
