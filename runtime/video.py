@@ -142,7 +142,7 @@ def _open(path: Path) -> Iterator[tuple[Any, Any]]:
         if not container.streams.video:
             raise FileFormatError(f"{path}: expected a video, found no pictures in it; check the file")
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        stream.thread_type = "SLICE"  # threads by frame may hang for ever as a damaged file is closed
         yield container, stream
 
 
@@ -161,7 +161,9 @@ def _decode(path: Path) -> Iterator[VideoFrame]:
         except av.error.FFmpegError as error:
             if index == 0:
                 raise FileFormatError(f"{path}: expected a video, found no frame in it ({_reason(error)})") from None
-            raise FileFormatError(f"{path}: damaged after frame {index - 1} ({_reason(error)}); {_KEPT}") from None
+            missing = f"expected {stream.frames} frames, " if index < stream.frames - _SPARE else ""
+            told = f"{path}: {missing}damaged after frame {index - 1} ({_reason(error)}); {_KEPT}"
+            raise FileFormatError(told) from None
         promised = stream.frames
         if 0 < index < promised - _SPARE:
             raise FileFormatError(f"{path}: expected {promised} frames, found {index}; the file is cut off; {_KEPT}")

@@ -4,6 +4,7 @@ import csv
 import json
 import resource
 import signal
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -277,3 +278,32 @@ def test_no_display_and_no_arguments_are_one_line(tmp_path, monkeypatch, capsys)
     assert "camera 77: expected a camera, found none" in capsys.readouterr().err
     assert main([]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_damaged_file_is_closed_in_time(tmp_path):
+    """FFmpeg's threads by frame hang in most closes of a stream that lacks its size and header."""
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(5):
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 40 * i, np.uint8), format="bgr24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode(None))
+    good, size = path.read_bytes(), b"\xb0\x81\x40\xba\x81\x30"  # PixelWidth 64, PixelHeight 48
+    assert good.count(size) == 1
+    start = good.index(b"\x00\x00\x01\xb0")  # MPEG-4's own header, which says the size as well
+    damaged = good[:start] + bytes(40) + good[start + 40 :]
+    path.write_bytes(damaged.replace(size, b"\xb0\x81\x00\xba\x81\x00"))
+    script = """
+import sys
+from runtime import FileFormatError
+from runtime.video import read_video
+for _ in range(60):
+    try:
+        list(read_video(sys.argv[1]))
+    except FileFormatError:
+        continue
+    sys.exit("read")
+"""
+    subprocess.run([sys.executable, "-c", script, str(path)], check=True, timeout=30, cwd=Path(__file__).parents[2])
