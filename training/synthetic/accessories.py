@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic.head import Head
+from training.synthetic.materials import CLOTH, GLOSSY
 from training.synthetic.noise import chance, tile, uint8, uniform
-from training.synthetic.shading import CLOTH, GLOSSY
 from training.synthetic.sheets import MASK_HEIGHT, MASK_WIDTH, Sheet, grid_sheet, mesh_sheet, shell_points, tube
 
 FloatArray = NDArray[np.float32]

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from training.synthetic import shading as s
+from training.synthetic import materials as s
 from training.synthetic.head import Head
 from training.synthetic.library import AssetLibrary
 from training.synthetic.noise import chance, rgb, uniform
+from training.synthetic.shading import NO_TEXTURE, SkinPaint
 from training.synthetic.skin_maps import BEARDS, BROWS, FOLDS, LASHES, SKINS, SkinMaps
 
 FloatArray = NDArray[np.float32]
@@ -45,7 +46,7 @@ def random_complexion(rng: np.random.Generator) -> Complexion:
 
 def random_paint(
     rng: np.random.Generator, maps: SkinMaps, complexion: Complexion, hair: FloatArray, *, smile: float, raised: float
-) -> s.SkinPaint:
+) -> SkinPaint:
     """A face's paint; `smile` and `raised` (0..1) say how far the expression deepens cheek folds and forehead lines.
 
     The gaze is left straight ahead; `random_gaze` chooses it when the pose is known.
@@ -78,21 +79,21 @@ def random_paint(
         redness, spots, *maps.fixed(), maps.beard(int(rng.integers(BEARDS))),
         maps.brows(int(rng.integers(BROWS))), maps.lashes(int(rng.integers(LASHES))), detail, relief, folds, forehead,
     )  # fmt: skip
-    return s.SkinPaint(
+    return SkinPaint(
         maps=maps.texels,
         boxes=maps.boxes,
         chosen=np.array(chosen, np.int32),
         colors=_colors(rng, complexion, hair, made_up=made_up),
         numbers=numbers,
         gaze=np.array([0, 0, 1], np.float32),
-        texture=s.NO_TEXTURE,
+        texture=NO_TEXTURE,
         texture_gain=np.ones(3, np.float32),
-        eye=s.NO_TEXTURE,
+        eye=NO_TEXTURE,
         eye_gain=np.ones((2, 3), np.float32),
     )
 
 
-def textured(rng: np.random.Generator, paint: s.SkinPaint, library: AssetLibrary) -> s.SkinPaint:
+def textured(rng: np.random.Generator, paint: SkinPaint, library: AssetLibrary) -> SkinPaint:
     """The same face with a skin and eyes of the library, tinted to its tone; painted marks are toned down."""
     tone = paint.colors[s.C_SKIN]
     distance = [abs(float(np.log(skin.mean[1] / tone[1]))) for skin in library.skins]

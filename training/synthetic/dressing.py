@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from training.synthetic.accessories import LOOK_BROWS, LOOK_CARDS, LOOK_FELT, LOOK_TEETH, LOOK_TONGUE
 from training.synthetic.head import Head
 from training.synthetic.library import AssetLibrary
+from training.synthetic.materials import CLOTH, FLESH, HAIR, TEETH
 from training.synthetic.noise import chance
-from training.synthetic.shading import CLOTH, FLESH, HAIR, TEETH
 from training.synthetic.sheets import Sheet
 
 FloatArray = NDArray[np.float32]

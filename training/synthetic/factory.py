@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.face_model import load_face_model
-from training.synthetic import accessories, shading
+from training.synthetic import accessories, materials, shading
 from training.synthetic.appearance import expression_cues, random_complexion, random_gaze, random_paint, textured
 from training.synthetic.backgrounds import Backgrounds
 from training.synthetic.camera import Camera, frame, random_distance, random_rotation
@@ -182,7 +182,7 @@ class FaceFactory:
         if self._library is not None:
             paint = textured(rng, paint, self._library)
         if dressed.brows:
-            paint.numbers[shading.BROWS] = 0.0
+            paint.numbers[materials.BROWS] = 0.0
         paint = replace(paint, gaze=random_gaze(rng, camera.view))
         coefficients = _in_model_frame(lights, camera.rotation)
         scene, masks = _assemble(head, subject, sheets, coefficients, dressed.occlusion)
@@ -197,7 +197,7 @@ class FaceFactory:
         return (
             cv2.resize(color, size, interpolation=cv2.INTER_AREA),
             cv2.resize(cover, size, interpolation=cv2.INTER_AREA),
-            (paint.colors[shading.C_SKIN], hair_tones.mean(axis=0)),
+            (paint.colors[materials.C_SKIN], hair_tones.mean(axis=0)),
         )
 
     def _screen(self, points: FloatArray, camera: Camera) -> FloatArray:
@@ -375,9 +375,9 @@ def _palette(
         tints = np.zeros((accessories.TEXTURED_LOOKS, 2, 3))
         hair = np.minimum(hair_tones.mean(axis=0) * uniform(rng, 0.7, 1.1), 0.6)
         felt = random_color(rng) * uniform(rng, 0.2, 1.0)
-        teeth = paint.colors[shading.C_TEETH] * uniform(rng, 1.2, 2.0)
+        teeth = paint.colors[materials.C_TEETH] * uniform(rng, 1.2, 2.0)
         tongue = np.array([uniform(rng, 0.5, 0.9), uniform(rng, 0.5, 0.9), uniform(rng, 0.7, 1.1)])
-        brows = paint.colors[shading.BROWS]
+        brows = paint.colors[materials.BROWS]
         tints[:, 0] = [hair / GREY_LEVEL, brows / GREY_LEVEL, brows, teeth, tongue, felt / GREY_LEVEL]
         colors = np.concatenate([colors, tints])
         gloss += [gloss[0] * uniform(rng, 0.2, 1.0), 0.0, 0.0, 0.25, 0.15, 0.02]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic.head import Head, HeadShell, spherical
+from training.synthetic.materials import HAIR
 from training.synthetic.noise import chance, rgb, tile, uint8, uniform
-from training.synthetic.shading import HAIR
 from training.synthetic.sheets import MASK_HEIGHT, MASK_WIDTH, Sheet, grid_sheet, shell_points
 
 FloatArray = NDArray[np.float32]

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from runtime import safetensors
 from runtime.errors import FileFormatError
-from training.synthetic import lighting, shading
+from training.synthetic import lighting, materials
 from training.synthetic.rasterizer import draw, empty_buffer, vertex_normals
 
 FloatArray = NDArray[np.float32]
@@ -145,14 +145,14 @@ class Head:
     def materials(self) -> NDArray[np.uint8]:
         """What each triangle (T,) is made of, for the shading."""
         of_part = {
-            "skin": shading.SKIN,
-            "tongue": shading.FLESH,
-            "upper_teeth": shading.TEETH,
-            "lower_teeth": shading.TEETH,
+            "skin": materials.SKIN,
+            "tongue": materials.FLESH,
+            "upper_teeth": materials.TEETH,
+            "lower_teeth": materials.TEETH,
         }
-        material = np.array([of_part.get(name, shading.EYE) for name in self.part_names], np.uint8)[self.part]
-        cavity = self.inner[self.model_triangles].all(axis=1) & (material == shading.SKIN)
-        return np.where(cavity, np.uint8(shading.FLESH), material)
+        material = np.array([of_part.get(name, materials.EYE) for name in self.part_names], np.uint8)[self.part]
+        cavity = self.inner[self.model_triangles].all(axis=1) & (material == materials.SKIN)
+        return np.where(cavity, np.uint8(materials.FLESH), material)
 
     @cached_property
     def smiles(self) -> IntArray:

@@ -22,7 +22,8 @@ from training.synthetic.asset_files import read_hdr, read_texture
 from training.synthetic.environments import Environment, prepare
 from training.synthetic.fitted import Atlas, Fitted, fit
 from training.synthetic.head import Head, load_head
-from training.synthetic.shading import EYE_REACH, LINEAR
+from training.synthetic.materials import EYE_REACH
+from training.synthetic.shading import LINEAR
 
 FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]

@@ -15,29 +15,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic.compiled import compiled
-from training.synthetic.lighting import shadow_lookup
+from training.synthetic.light_pass import add_light
+from training.synthetic.materials import (
+    C_FLESH,
+    C_IRIS,
+    C_SCLERA,
+    C_SKIN,
+    C_TEETH,
+    COVERS,
+    DETAIL,
+    EYE,
+    EYE_REACH,
+    EYE_SHADE,
+    FLESH,
+    GLOSS,
+    HAIR,
+    IRIS_COSINE,
+    LIP_GLOSS,
+    LIPS,
+    MAPS,
+    P_ALBEDO,
+    P_GLOSS,
+    P_NORMAL,
+    P_OPEN,
+    P_SHEEN,
+    P_SHININESS,
+    P_STRAND,
+    P_SURFACE,
+    PUPIL_COSINE,
+    SHININESS,
+    SKIN,
+    SKIN_SHEEN,
+    TEETH,
+)
 from training.synthetic.rasterizer import GeometryBuffer, texel
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
 ByteArray = NDArray[np.uint8]
-
-SKIN, EYE, TEETH, FLESH, HAIR, CLOTH, GLOSSY = range(7)
-
-# Rows of SkinPaint.maps: what covers the skin, in the order it is put on; then the signed maps.
-REDNESS, SPOTS, EYE_AREA, LIDS, LIPS, BEARD, BROWS, LASHES, DETAIL, RELIEF, SMILE, FOREHEAD = range(12)
-COVERS, MAPS = 8, 12
-# Rows of SkinPaint.colors: those of the covers, then these.
-C_SKIN, C_SCLERA, C_IRIS, C_TEETH, C_FLESH = range(COVERS, COVERS + 5)
-COLORS = COVERS + 5
-# Entries of SkinPaint.numbers after the maps' weights.
-GLOSS, SHININESS, LIP_GLOSS, IRIS_COSINE, PUPIL_COSINE, EYE_SHADE, SKIN_SHEEN = range(MAPS, MAPS + 7)
-NUMBERS = MAPS + 7
-EYE_REACH = 2.4
-"""Half the side of an eye texture's patch, in iris radii."""
-
-# What the painting passes leave for the lighting pass, per pixel.
-_ALBEDO, _NORMAL, _GLOSS, _SHININESS, _OPEN, _SHEEN, _STRAND, _SURFACE = 0, 3, 6, 7, 8, 9, 10, 11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +148,7 @@ def shade(
 ) -> tuple[FloatArray, FloatArray]:
     """Radiance (H, W, 3), linear BGR, and coverage (H, W); `view` (3,) points to the camera."""
     height, width = buffer.triangle.shape
-    surface = np.zeros((height, width, _SURFACE), np.float32)
+    surface = np.zeros((height, width, P_SURFACE), np.float32)
     color = np.zeros((height, width, 3), np.float32)
     where = (buffer.triangle, buffer.weights, scene.triangles, scene.material)
     _paint_skin(
@@ -148,7 +163,7 @@ def shade(
         *where, scene.look, scene.normals, scene.uv, palette.colors, palette.patterns, palette.repeat, palette.gloss,
         scene.texture_of, palette.texels, palette.table, LINEAR, view, surface,
     )  # fmt: skip
-    _light(
+    add_light(
         *where, scene.positions, scene.irradiance, scene.frame, surface, key.direction, key.color, key.projection,
         key.depth, np.float32(key.softness), np.float32(key.strength), view, color,
     )  # fmt: skip
@@ -237,13 +252,13 @@ def _paint_skin(
             nz = w0 * normals[a, 2] + w1 * normals[b, 2] + w2 * normals[c, 2] - along * frames[a, 2]
             scale = one / np.sqrt(nx * nx + ny * ny + nz * nz + np.float32(1e-12))
             pixel = surface[y, x]
-            pixel[_NORMAL], pixel[_NORMAL + 1], pixel[_NORMAL + 2] = nx * scale, ny * scale, nz * scale
+            pixel[P_NORMAL], pixel[P_NORMAL + 1], pixel[P_NORMAL + 2] = nx * scale, ny * scale, nz * scale
             for k in range(3):
-                pixel[_ALBEDO + k] = albedo[k] * detail
+                pixel[P_ALBEDO + k] = albedo[k] * detail
             oily = max(one + np.float32(2.0) * (detail - one), np.float32(0.3))
-            pixel[_GLOSS] = numbers[GLOSS] * oily + lips * numbers[LIP_GLOSS]
-            pixel[_SHININESS] = numbers[SHININESS]
-            pixel[_OPEN], pixel[_SHEEN] = max(one - groove, np.float32(0.3)), numbers[SKIN_SHEEN]
+            pixel[P_GLOSS] = numbers[GLOSS] * oily + lips * numbers[LIP_GLOSS]
+            pixel[P_SHININESS] = numbers[SHININESS]
+            pixel[P_OPEN], pixel[P_SHEEN] = max(one - groove, np.float32(0.3)), numbers[SKIN_SHEEN]
 
 
 @compiled
@@ -264,9 +279,9 @@ def _paint_eyes_and_mouth(
             w0, w1 = weights[y, x, 0], weights[y, x, 1]
             w2 = one - w0 - w1
             pixel = surface[y, x]
-            pixel[_OPEN] = one
+            pixel[P_OPEN] = one
             for k in range(3):
-                pixel[_NORMAL + k] = w0 * normals[a, k] + w1 * normals[b, k] + w2 * normals[c, k]
+                pixel[P_NORMAL + k] = w0 * normals[a, k] + w1 * normals[b, k] + w2 * normals[c, k]
             if material[i] == EYE:
                 dx, dy, dz = (
                     w0 * frames[a, 0] + w1 * frames[b, 0] + w2 * frames[c, 0],
@@ -284,9 +299,9 @@ def _paint_eyes_and_mouth(
                 lid = one - numbers[EYE_SHADE] * min(max(dy / length * np.float32(1.6) - np.float32(0.05), zero), one)
                 for k in range(3):
                     white = colors[C_SCLERA, k] * (one - veins * (np.float32(0.35) if k == 2 else np.float32(0.9)))
-                    pixel[_ALBEDO + k] = (white + (colors[C_IRIS, k] * bright - white) * iris) * lid
+                    pixel[P_ALBEDO + k] = (white + (colors[C_IRIS, k] * bright - white) * iris) * lid
                     if cosine > numbers[PUPIL_COSINE]:
-                        pixel[_ALBEDO + k] = np.float32(0.006)
+                        pixel[P_ALBEDO + k] = np.float32(0.006)
                 if texels > 0 and cosine > zero:
                     px = dx * across[0, 0] + dy * across[0, 1] + dz * across[0, 2]
                     py = dx * across[1, 0] + dy * across[1, 1] + dz * across[1, 2]
@@ -296,19 +311,19 @@ def _paint_eyes_and_mouth(
                     row = np.int32(half * (one - py * scale * np.float32(1 / EYE_REACH)))
                     for k in range(3):
                         gained = patch_gain[1, k] + (patch_gain[0, k] - patch_gain[1, k]) * iris
-                        pixel[_ALBEDO + k] = linear[patch[row, column, k]] * gained * lid
-                pixel[_GLOSS], pixel[_SHININESS] = np.float32(0.7), np.float32(320.0)
+                        pixel[P_ALBEDO + k] = linear[patch[row, column, k]] * gained * lid
+                pixel[P_GLOSS], pixel[P_SHININESS] = np.float32(0.7), np.float32(320.0)
             elif material[i] == TEETH:
                 tooth = abs(w0 * uvs[a, 0] + w1 * uvs[b, 0] + w2 * uvs[c, 0] - np.float32(0.5)) * np.float32(44.0)
                 gap = abs(tooth - np.floor(tooth + np.float32(0.5)))
                 dark = max(zero, one - gap * np.float32(9.0)) * np.float32(0.35)
                 for k in range(3):
-                    pixel[_ALBEDO + k] = colors[C_TEETH, k] * (one - dark)
-                pixel[_GLOSS], pixel[_SHININESS] = np.float32(0.3), np.float32(60.0)
+                    pixel[P_ALBEDO + k] = colors[C_TEETH, k] * (one - dark)
+                pixel[P_GLOSS], pixel[P_SHININESS] = np.float32(0.3), np.float32(60.0)
             else:
                 for k in range(3):
-                    pixel[_ALBEDO + k] = colors[C_FLESH, k]
-                pixel[_GLOSS], pixel[_SHININESS] = np.float32(0.12), np.float32(40.0)
+                    pixel[P_ALBEDO + k] = colors[C_FLESH, k]
+                pixel[P_GLOSS], pixel[P_SHININESS] = np.float32(0.12), np.float32(40.0)
 
 
 @compiled
@@ -339,84 +354,21 @@ def _paint_sheets(
             if nx * view[0] + ny * view[1] + nz * view[2] < np.float32(0.0):
                 scale = -scale
             pixel = surface[y, x]
-            pixel[_NORMAL], pixel[_NORMAL + 1], pixel[_NORMAL + 2] = nx * scale, ny * scale, nz * scale
+            pixel[P_NORMAL], pixel[P_NORMAL + 1], pixel[P_NORMAL + 2] = nx * scale, ny * scale, nz * scale
             if texture_of[i] >= 0:
                 place = texel(u, v, table, texture_of[i])
                 for k in range(3):
-                    pixel[_ALBEDO + k] = linear[texels[place, k]] * colors[row, 0, k]
+                    pixel[P_ALBEDO + k] = linear[texels[place, k]] * colors[row, 0, k]
                 mixed = linear[texels[place, 1]] * np.float32(2.0)
             else:
                 u, v = u * repeat[row, 0], v * repeat[row, 1]
                 column, line = np.int32((u - np.floor(u)) * columns), np.int32((v - np.floor(v)) * rows)
                 mixed = np.float32(patterns[row, line, column]) * np.float32(1 / 255.0)
                 for k in range(3):
-                    pixel[_ALBEDO + k] = colors[row, 0, k] + (colors[row, 1, k] - colors[row, 0, k]) * mixed
-            pixel[_GLOSS], pixel[_SHININESS], pixel[_OPEN], pixel[_STRAND] = gloss[row], np.float32(30.0), one, mixed
-
-
-@compiled
-def _light(
-    index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, positions: FloatArray,
-    irradiance: FloatArray, frames: FloatArray, surface: FloatArray, key_direction: FloatArray, key_color: FloatArray,
-    key_projection: FloatArray, key_depth: FloatArray, softness: float, strength: float, view: FloatArray,
-    out: FloatArray,
-) -> None:  # fmt: skip
-    """Adds up soft light, key light behind its shadow map, highlights and the sheen of grazed skin."""
-    zero, one = np.float32(0.0), np.float32(1.0)
-    half = key_direction + view
-    half /= np.sqrt(half[0] * half[0] + half[1] * half[1] + half[2] * half[2]) + np.float32(1e-6)
-    scatter = np.array([0.05, 0.1, 0.28], np.float32)
-    bleed = np.array([1.15, 1.0, 0.65], np.float32)
-    key_on = max(key_color[0], key_color[1], key_color[2]) > zero
-    for y in range(index.shape[0]):
-        for x in range(index.shape[1]):
-            i = index[y, x]
-            if i < 0:
-                continue
-            a, b, c = triangles[i, 0], triangles[i, 1], triangles[i, 2]
-            w0, w1 = weights[y, x, 0], weights[y, x, 1]
-            w2 = one - w0 - w1
-            pixel = surface[y, x]
-            nx, ny, nz = pixel[_NORMAL], pixel[_NORMAL + 1], pixel[_NORMAL + 2]
-            facing = nx * key_direction[0] + ny * key_direction[1] + nz * key_direction[2]
-            lit, specular = zero, zero
-            if key_on and facing > np.float32(-0.3):
-                mx, my, mz = key_projection[0, 3], key_projection[1, 3], key_projection[2, 3]
-                across = zero
-                for k in range(3):
-                    p = w0 * positions[a, k] + w1 * positions[b, k] + w2 * positions[c, k]
-                    mx += key_projection[0, k] * p
-                    my += key_projection[1, k] * p
-                    mz += key_projection[2, k] * p
-                    across += (w0 * frames[a, k] + w1 * frames[b, k] + w2 * frames[c, k]) * half[k]
-                mz += np.float32(5.0) * (one - max(facing, zero))  # grazed surfaces must not shadow themselves
-                shadow = strength * (one - shadow_lookup(key_depth, mx, my, mz, softness))
-                if material[i] == TEETH or material[i] == FLESH:
-                    shadow *= np.float32(0.6)  # light gets into a mouth by way of lips and tongue, too
-                lit = one - shadow
-                gloss = pixel[_GLOSS]
-                if material[i] == HAIR:
-                    specular = (
-                        gloss
-                        * max(one - across * across, zero) ** np.float32(20.0)
-                        * (np.float32(0.4) + pixel[_STRAND])
-                    )
-                elif gloss > zero:
-                    toward = max(nx * half[0] + ny * half[1] + nz * half[2], zero)
-                    specular = gloss * toward ** pixel[_SHININESS]
-                    if material[i] == SKIN:  # a broad lobe, and a narrow one of the oil on it; both grow when grazed
-                        narrow = toward ** (np.float32(5.0) * pixel[_SHININESS])
-                        away = one - max(view[0] * half[0] + view[1] * half[1] + view[2] * half[2], zero)
-                        fresnel = one + np.float32(12.0) * away * away * away
-                        specular = (np.float32(0.6) * specular + np.float32(0.9) * gloss * narrow) * fresnel
-            grazing = one - max(nx * view[0] + ny * view[1] + nz * view[2], zero)
-            rim = pixel[_SHEEN] * grazing * grazing * grazing
-            for k in range(3):
-                wrap = scatter[k] if material[i] == SKIN else zero
-                diffuse = max(facing + wrap, zero) / (one + wrap)
-                through = lit
-                if material[i] == SKIN and lit < one:  # light bleeds into a shadow's edge, red the furthest
-                    through = lit ** bleed[k]
-                ambient = (w0 * irradiance[a, k] + w1 * irradiance[b, k] + w2 * irradiance[c, k]) * pixel[_OPEN]
-                albedo = pixel[_ALBEDO + k]
-                out[y, x, k] = (albedo * diffuse * through + specular * lit) * key_color[k] + (albedo + rim) * ambient
+                    pixel[P_ALBEDO + k] = colors[row, 0, k] + (colors[row, 1, k] - colors[row, 0, k]) * mixed
+            pixel[P_GLOSS], pixel[P_SHININESS], pixel[P_OPEN], pixel[P_STRAND] = (
+                gloss[row],
+                np.float32(30.0),
+                one,
+                mixed,
+            )
