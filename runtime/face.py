@@ -140,9 +140,9 @@ class Face:
             FileFormatError: a value is missing or of another kind.
             MismatchError: the face belongs to another face model.
         """
-        from runtime.face_data import face_from_dict
+        from runtime.face_data import fields_from_dict
 
-        return face_from_dict(values, model)
+        return cls(**fields_from_dict(values, model))
 
     def __getstate__(self) -> dict[str, Any]:
         """A few kB: the face model stands there by its hash, and what can be computed is left out."""

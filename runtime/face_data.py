@@ -6,21 +6,23 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import FileFormatError, InvalidInputError, MismatchError
-from runtime.face import Face
 from runtime.face_model import LANDMARKS, FaceModel, find_face_model
 from runtime.roi import Roi
+
+if TYPE_CHECKING:
+    from runtime.face import Face
 
 _SAME = 1e-3  # pixels: landmarks in JSON are rounded; nearer than this, the params' own are meant
 
 
-def face_from_dict(values: Mapping[str, Any], model: FaceModel | None = None) -> Face:
-    """See `Face.from_dict`."""
+def fields_from_dict(values: Mapping[str, Any], model: FaceModel | None = None) -> dict[str, Any]:
+    """A face's fields, checked; see `Face.from_dict`."""
     if not isinstance(values, Mapping):
         raise FileFormatError(f"face: expected an object as Face.to_dict gives it, got {type(values).__name__}")
     missing = [name for name in ("box", "score", "roi", "crop_size", "face_model", "params") if name not in values]
@@ -51,9 +53,15 @@ def face_from_dict(values: Mapping[str, Any], model: FaceModel | None = None) ->
         given = _numbers(values["landmarks"], "landmarks", (LANDMARKS, 3)).astype(np.float32)
         landmarks = landmarks if np.abs(given - landmarks).max() < _SAME else given
     score = float(_numbers(values["score"], "score", ()))
-    return Face(
-        box=(x, y, w, h), score=score, roi=region, crop_size=size, params=params, landmarks=landmarks, model=model
-    )
+    return {
+        "box": (x, y, w, h),
+        "score": score,
+        "roi": region,
+        "crop_size": size,
+        "params": params,
+        "landmarks": landmarks,
+        "model": model,
+    }
 
 
 def _numbers(value: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -14,18 +14,20 @@ Needs `pygltflib` (`pip install 'cln[glb]'`).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import EngineUnavailableError, InvalidInputError
-from runtime.face import Face
 from runtime.face_model import POSE_SIZE
 from runtime.image import as_bgr
 from runtime.rasterizer import vertex_normals
 from runtime.texture import SEEN, TEXTURE_SIZE, Texture, shown_vertices, texture_coordinates, uv_texture
+
+if TYPE_CHECKING:
+    from runtime.face import Face
 
 _FLOAT, _UNSIGNED_BYTE, _SHORT, _UNSIGNED_SHORT, _UNSIGNED_INT = 5126, 5121, 5122, 5123, 5125
 _ARRAY, _ELEMENTS = 34962, 34963  # what a buffer view is for

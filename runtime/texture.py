@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InvalidInputError
-from runtime.face import Face
 from runtime.face_model import FaceModel
 from runtime.image import as_bgr
 from runtime.rasterizer import Raster, rasterize, vertex_normals
+
+if TYPE_CHECKING:
+    from runtime.face import Face
 
 TEXTURE_SIZE = 512
 _MAX_SIZE = 8192
