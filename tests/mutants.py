@@ -28,7 +28,7 @@ LIST = Path(__file__).with_suffix(".toml")
 COPIED = ("runtime", "training", "export", "serving", "benchmarks", "tools", "tests", "checkpoints", "examples", "docs")
 IMPORTED = (
     *("torch", "torch._dynamo", "numpy.testing", "hypothesis", "pytest", "cv2", "scipy.io", "tqdm", "safetensors"),
-    *("onnxruntime", "onnx", "onnxscript", "polygraphy.backend.trt", "matplotlib"),
+    *("onnxruntime", "onnx", "onnxscript", "matplotlib"),
 )
 """What takes long to import, once for all forks."""
 PASSED = 0
