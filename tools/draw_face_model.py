@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from runtime import safetensors
+from runtime import load_face_model, safetensors
 from runtime.command import command
 from runtime.pose import euler_to_rotation
 from runtime.rasterizer import rasterize, vertex_normals
@@ -49,7 +49,7 @@ def main() -> int:
     options = parser.parse_args()
     tensors, metadata = safetensors.read(options.face_model)
     colours = vertex_colours(tensors["region"], metadata["region_names"].split(","))
-    picture = compose(tensors, colours)
+    picture = compose(tensors, colours, load_face_model(options.face_model).landmark_vertices)
     if not cv2.imwrite(str(options.output), picture, [cv2.IMWRITE_PNG_COMPRESSION, 9]):
         parser.error(f"expected to write {options.output}, could not: name a writable .png")
     return 0
@@ -60,10 +60,9 @@ def vertex_colours(region: np.ndarray, names: list[str]) -> np.ndarray:
     return np.array([SKIN.get(name, SKIN["skin"]) for name in names], np.float64)[region]
 
 
-def compose(tensors: dict[str, np.ndarray], colours: np.ndarray) -> np.ndarray:
-    """The whole picture, BGR."""
+def compose(tensors: dict[str, np.ndarray], colours: np.ndarray, marks: np.ndarray) -> np.ndarray:
+    """The whole picture, BGR; `marks (68,)` are the landmarks' vertices."""
     mean = tensors["mean"].astype(np.float64)
-    marks = tensors["landmark_triangles"][np.arange(68), tensors["landmark_weights"].argmax(axis=1)]
     large = [render(mean, tensors["triangles"], colours, yaw, TILE, marks) for yaw in (0.0, -45.0, -90.0)]
     rng = np.random.default_rng(7)
     identities = []
