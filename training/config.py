@@ -166,6 +166,11 @@ class AugmentConfig:
 
     rotation: float = 12.0
     """Degrees, standard deviation; cut off at three times that."""
+    wide_share: float = 0.0
+    """Share of the samples with a box of the true landmarks that are turned by anything up to `wide_turn` instead: few
+    photographs show a head lying down, but a network that never saw one is lost there."""
+    wide_turn: float = 120.0
+    """Degrees, uniform in plus or minus this."""
     zoom: float = 0.10
     """Natural logarithm of the region's side, uniform in plus or minus this."""
     shift: float = 0.06

@@ -138,7 +138,7 @@ def resample(images: Tensor, placed: Placement, size: int) -> Tensor:
     unit = (torch.stack([x, source[..., 1]], dim=-1) * 2 + 1) / width - 1  # pixel centres at half-integers
     pixels = images.permute(0, 3, 1, 2).float()
     unit = unit.reshape(-1, size, size, 2)
-    return functional.grid_sample(pixels, unit, mode="bilinear", padding_mode="border", align_corners=False)
+    return functional.grid_sample(pixels, unit, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def to_uint8(crops: Tensor) -> Tensor:

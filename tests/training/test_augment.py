@@ -113,6 +113,15 @@ def test_jitter_stays_in_its_ranges_and_off_is_the_region_itself() -> None:
     assert not off.angle.any() and (off.zoom == 1).all() and not off.shift_x.any() and not off.flip.any()
 
 
+def test_some_boxes_are_turned_far_and_only_boxes() -> None:
+    config = dataclasses.replace(OFF, detector_share=0.5, wide_share=0.4, wide_turn=120.0)
+    drawn = draw_jitter(8000, config, torch.Generator().manual_seed(0), torch.zeros(8000))
+    degrees = torch.rad2deg(drawn.angle)
+    turned = degrees != 0  # all else is off
+    assert turned.float().mean() == pytest.approx(0.5 * 0.4, abs=0.02)
+    assert degrees.abs().max() <= 120 and degrees[turned].std() == pytest.approx(120 / 3**0.5, rel=0.05)
+
+
 def test_each_source_of_regions_has_its_share_and_its_error() -> None:
     config = dataclasses.replace(
         OFF, zoom=0.5, detector_share=0.5, detector_zoom=0.1, detector_shift=0.05, own_share=0.25, own_shift=0.001

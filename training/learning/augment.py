@@ -41,7 +41,12 @@ def draw_jitter(batch: int, config: AugmentConfig, generator: torch.Generator, r
     def by_source(box: Tensor, error: Tensor, detector: float, own: float) -> Tensor:
         return torch.where(by_detector, error * detector, torch.where(by_network, error * own, box))
 
-    turn = estimated[3] * math.radians(config.rotation)
+    wide, wide_turn = _uniform(generator, 2, batch)
+    turn = torch.where(
+        wide < config.wide_share,
+        (wide_turn * 2.0 - 1.0) * math.radians(config.wide_turn),
+        estimated[3] * math.radians(config.rotation),
+    )
     if roll is not None:
         residual = by_source(turn, estimated[3], math.radians(config.detector_turn), math.radians(config.own_turn))
         upright = torch.where(flip, roll, -roll)  # a mirrored head leans the other way
