@@ -104,6 +104,16 @@ def test_bound_meshes_follow_identity_and_expression(assets: Path, head: Head) -
     )  # its face looks up by 5 degrees
 
 
+def test_mirrored_hair_lies_on_the_other_side(assets: Path, head: Head) -> None:
+    hair = open_library(assets, head).hair
+    left, right = hair[0].vertices(head.mean), hair[1].vertices(head.mean)
+    assert np.abs(left[:, 0]).max() > 1  # mm: it has a side
+    np.testing.assert_allclose(right, left * [-1, 1, 1], atol=0.01)
+    turned = np.cross(*(right[hair[1].triangles[0, k]] - right[hair[1].triangles[0, 0]] for k in (1, 2)))
+    before = np.cross(*(left[hair[0].triangles[0, k]] - left[hair[0].triangles[0, 0]] for k in (1, 2)))
+    assert turned[2] * before[2] > 0  # both still face outwards
+
+
 def test_cache_key_names_the_assets(assets: Path, tmp_path: Path) -> None:
     before, bare = factory_version(assets), factory_version()
     assert before.startswith(bare) and before != bare

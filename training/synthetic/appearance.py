@@ -22,6 +22,7 @@ _SKIN_TONES = np.stack([
         (162, 108, 76), (132, 86, 60), (104, 68, 48), (80, 52, 39), (58, 39, 31),
     )
 ])  # fmt: skip
+_REDDEST = 2.1  # linear red over green of skin under white light; what skins of the library are toned to stays below
 _IRISES = ((38, 24, 16), (62, 38, 22), (92, 62, 34), (110, 96, 58), (84, 112, 84), (92, 124, 156), (128, 146, 160))
 _IRIS_SHARES = (0.3, 0.25, 0.14, 0.09, 0.07, 0.09, 0.06)
 
@@ -65,7 +66,7 @@ def random_paint(
     numbers[s.EYE_AREA] = uniform(rng, 0, 0.55)
     numbers[s.BROWS] = uniform(rng, 0.55, 1.0)
     numbers[s.LASHES] = uniform(rng, 0.5, 1.0)
-    bearded, made_up = chance(rng, 0.38), chance(rng, 0.2)
+    bearded, made_up = chance(rng, 0.25), chance(rng, 0.2)
     numbers[s.BEARD] = uniform(rng, 0.1, 0.95) if bearded else 0.0
     numbers[s.LIDS] = uniform(rng, 0.2, 0.8) if made_up and chance(rng, 0.6) else 0.0
     numbers[s.GLOSS] = 0.2 * float(rng.random()) ** 1.7 * (1 - 0.5 * complexion.darkness)
@@ -102,6 +103,7 @@ def textured(rng: np.random.Generator, paint: SkinPaint, library: AssetLibrary) 
     own = uniform(rng, 0.0, 0.6)  # how much of the photograph's own tone stays
     gain = (tone / skin.mean) ** (1 - own)
     gain = np.clip(gain.mean() + uniform(rng, 0.2, 0.8) * (gain - gain.mean()), 0.15, 2.5)
+    gain[2] *= min(1.0, _REDDEST / float(skin.mean[2] * gain[2] / (skin.mean[1] * gain[1])))
     numbers, colors = paint.numbers.copy(), paint.colors.copy()
     colors[s.C_SKIN] = np.clip(skin.mean * gain, 0.005, 0.95)
     numbers[s.DETAIL] *= 0.6
@@ -109,7 +111,7 @@ def textured(rng: np.random.Generator, paint: SkinPaint, library: AssetLibrary) 
     numbers[s.SPOTS] *= uniform(rng, 0, 0.8)
     numbers[s.RELIEF] *= 0.7
     numbers[s.EYE_AREA] *= 0.5
-    made_up = chance(rng, 0.4) and numbers[s.BEARD] == 0
+    made_up = chance(rng, 0.5) and numbers[s.BEARD] == 0
     numbers[s.LIPS] = uniform(rng, 0.4, 1.0) if made_up else 0.0
     colors[s.LIPS] = np.array([uniform(rng, 0.02, 0.2), uniform(rng, 0.01, 0.12), uniform(rng, 0.2, 0.7)])
     colors[s.BROWS] = colors[s.BROWS] * uniform(rng, 1.0, 1.8)

@@ -48,10 +48,14 @@ class Camera:
 
 
 def random_rotation(rng: np.random.Generator) -> FloatArray:
-    """Yaw evenly over +-90 degrees, pitch within +-40 (mostly small), roll within +-40 (mostly small)."""
-    yaw = uniform(rng, -90, 90)
-    pitch = float(np.clip(rng.normal(0, 15), -40, 40)) if chance(rng, 0.7) else uniform(rng, -40, 40)
-    roll = float(np.clip(rng.normal(0, 10), -40, 40)) if chance(rng, 0.8) else uniform(rng, -40, 40)
+    """Yaw evenly over +-95 degrees, pitch within +-45 (mostly small), roll mostly small, seldom as of a head lying."""
+    yaw = uniform(rng, -95, 95)
+    pitch = float(np.clip(rng.normal(0, 15), -45, 45)) if chance(rng, 0.65) else uniform(rng, -45, 45)
+    if chance(rng, 0.7):
+        roll = float(np.clip(rng.normal(0, 12), -45, 45))
+    else:
+        farthest = 45 if chance(rng, 0.67) else 120
+        roll = uniform(rng, -farthest, farthest)
     return euler_to_rotation(yaw, pitch, roll).astype(np.float32)
 
 

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.synthetic.accessories import LOOK_BROWS, LOOK_CARDS, LOOK_FELT, LOOK_TEETH, LOOK_TONGUE
+from training.synthetic.fitted import Waves
 from training.synthetic.head import Head
 from training.synthetic.library import AssetLibrary
 from training.synthetic.materials import CLOTH, FLESH, HAIR, TEETH
-from training.synthetic.noise import chance
+from training.synthetic.noise import chance, uniform
 from training.synthetic.sheets import Sheet
 
 FloatArray = NDArray[np.float32]
@@ -54,7 +55,13 @@ def dress(
         hair = library.hair[int(rng.choice(len(library.hair), p=library.hair_shares))]
         if clear and hair.occlusion[head.landmark_vertices[36:48]].min() < _CLEAR:
             hair = max(library.hair, key=lambda style: float(style.occlusion[head.landmark_vertices[36:48]].min()))
-        dressed.sheets.append(hair.sheet(vertices, material=HAIR, look=LOOK_CARDS, round_about=head.shell.center))
+        waves = Waves(
+            lift=uniform(rng, 0, 6) ** 2 / 6, swing=uniform(rng, 0, 14) if chance(rng, 0.5) else 0.0,
+            period=uniform(rng, 25, 90), phase=uniform(rng, 0, 6.3),
+        )  # fmt: skip
+        dressed.sheets.append(
+            hair.sheet(vertices, material=HAIR, look=LOOK_CARDS, round_about=head.shell.center, waves=waves)
+        )
         dressed.hair, dressed.occlusion = True, hair.occlusion
     if chance(rng, 0.7):
         brows = library.brows[int(rng.integers(len(library.brows)))]

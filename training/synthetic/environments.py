@@ -63,8 +63,11 @@ def prepare(picture: FloatArray) -> Environment:
     )
 
 
-def look_into(rng: np.random.Generator, environment: Environment, size: int) -> tuple[Lights, FloatArray]:
-    """The light on a head in a random place of the environment, and the background (size, size, 3) behind it."""
+def look_into(rng: np.random.Generator, environment: Environment, size: int) -> tuple[Lights, FloatArray, FloatArray]:
+    """A head in a random place of the environment.
+
+    Its light, the background (size, size, 3) behind it, and what lies before it (size, size, 3), which glasses mirror.
+    """
     yaw, pitch = uniform(rng, -np.pi, np.pi), float(np.clip(rng.normal(0.0, 0.2), -0.6, 0.6))
     roll = rng.normal(0, 0.06)
     to_camera = _turn(2, roll) @ _turn(0, pitch) @ _turn(1, yaw)  # world to camera
@@ -86,25 +89,27 @@ def look_into(rng: np.random.Generator, environment: Environment, size: int) -> 
         shadow_softness=uniform(rng, 0.4, 3.0),
         shadow_strength=uniform(rng, 0.85, 1.0),
     )
-    return lights, _background(rng, environment.picture, to_camera, mirror, size)
+    background = _seen(environment.picture, to_camera, mirror, size, angle=uniform(rng, 18, 80), ahead=-1.0)
+    if chance(rng, 0.6):
+        background = cv2.GaussianBlur(background, (0, 0), uniform(rng, 0.8, 6.0))
+    before = _seen(environment.picture, to_camera, mirror, size, angle=110.0, ahead=1.0)
+    return lights, background, before
 
 
-def _background(
-    rng: np.random.Generator, picture: FloatArray, to_camera: FloatArray, mirror: FloatArray, size: int
+def _seen(
+    picture: FloatArray, to_camera: FloatArray, mirror: FloatArray, size: int, *, angle: float, ahead: float
 ) -> FloatArray:
-    """What a camera sees in the direction -z, through lenses from tele to wide, in or out of focus."""
-    reach = np.tan(np.radians(uniform(rng, 18, 80)) / 2)
+    """What lies within `angle` degrees of the camera frame's z axis times `ahead`."""
+    reach = np.tan(np.radians(angle) / 2)
     line = np.linspace(-reach, reach, size, dtype=np.float32)
     x, y = np.meshgrid(line, -line)
-    rays = (np.stack([x, y, np.full_like(x, -1.0)], axis=-1) * mirror) @ to_camera.astype(np.float32)
+    rays = (np.stack([x, y, np.full_like(x, ahead)], axis=-1) * mirror) @ to_camera.astype(np.float32)
     rows, columns = picture.shape[:2]
     turn = np.arctan2(rays[..., 0], -rays[..., 2])
     lift = np.arctan2(rays[..., 1], np.hypot(rays[..., 0], rays[..., 2]))
     map_x = ((turn / (2 * np.pi) + 0.5) * columns - 0.5).astype(np.float32)
     map_y = ((0.5 - lift / np.pi) * rows - 0.5).astype(np.float32)
     seen = cv2.remap(picture, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    if chance(rng, 0.6):
-        seen = cv2.GaussianBlur(seen, (0, 0), uniform(rng, 0.8, 6.0))
     return seen.astype(np.float32)
 
 

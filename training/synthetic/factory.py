@@ -38,7 +38,7 @@ FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 12
+FACTORY_VERSION = 13
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 2.0
@@ -104,8 +104,8 @@ class FaceFactory:
         """
         rng = stream(self.seed, 0, index)
         subject = self._subject(rng, rotation, expression, opening)
-        lights, backdrop = self._surroundings(rng)
-        light, cover, tones = self._render(rng, subject, lights, clear=clear)
+        lights, backdrop, before = self._surroundings(rng)
+        light, cover, tones = self._render(rng, subject, lights, before, clear=clear)
         level = lights.level
         if backdrop is None:
             backdrop = self._backgrounds.sample(rng, self.size)
@@ -124,14 +124,14 @@ class FaceFactory:
         params = np.concatenate([subject.camera.pose.ravel(), subject.coefficients]).astype(np.float32)
         return Sample(image=develop(rng, picture, face), params=params)
 
-    def _surroundings(self, rng: np.random.Generator) -> tuple[Lights, FloatArray | None]:
-        """Light, and the background that comes with it, if one does."""
+    def _surroundings(self, rng: np.random.Generator) -> tuple[Lights, FloatArray | None, FloatArray | None]:
+        """Light, and the background and what lies before the face, where they come with it."""
         if self._library is None or chance(rng, 0.25):
-            return random_lights(rng), None
+            return random_lights(rng), None, None
         if chance(rng, 0.16):
-            return hard_lights(rng), None
-        lights, seen = look_into(rng, self._library.environment(rng), self.size)
-        return lights, seen if chance(rng, 0.7) else None
+            return hard_lights(rng), None, None
+        lights, seen, before = look_into(rng, self._library.environment(rng), self.size)
+        return lights, seen if chance(rng, 0.7) else None, before
 
     def _subject(
         self, rng: np.random.Generator, given: FloatArray | None, expression: FloatArray | None, opening: float | None
@@ -154,7 +154,7 @@ class FaceFactory:
         )
 
     def _render(
-        self, rng: np.random.Generator, subject: _Subject, lights: Lights, *, clear: bool
+        self, rng: np.random.Generator, subject: _Subject, lights: Lights, before: FloatArray | None, *, clear: bool
     ) -> tuple[FloatArray, FloatArray, tuple[FloatArray, FloatArray]]:
         """Radiance (S, S, 3) premultiplied by coverage, coverage (S, S), and the tones (3,) of skin and hair."""
         head, camera = self._head, subject.camera
@@ -192,7 +192,7 @@ class FaceFactory:
             buffer, scene, paint, _palette(rng, hair_tones, paint, self._library), key, camera.view
         )
         if glasses:
-            self._draw_lenses(rng, glasses, camera, buffer, color, lights)
+            self._draw_lenses(rng, glasses, camera, buffer, color, lights, before)
         size = (self.size, self.size)
         return (
             cv2.resize(color, size, interpolation=cv2.INTER_AREA),
@@ -216,7 +216,7 @@ class FaceFactory:
 
     def _draw_lenses(
         self, rng: np.random.Generator, glasses: accessories.Glasses, camera: Camera, buffer: GeometryBuffer,
-        color: FloatArray, lights: Lights,
+        color: FloatArray, lights: Lights, before: FloatArray | None,
     ) -> None:  # fmt: skip
         """Tints what is behind the lenses and adds their reflection, in place."""
         lens = GeometryBuffer(
@@ -224,9 +224,11 @@ class FaceFactory:
         )
         draw(self._screen(glasses.lens_vertices, camera), glasses.lens_triangles, lens)
         through = lens.triangle >= 0
-        sky = lights.ambient * glasses.mirror
+        sky = max(lights.level, 0.05) * glasses.mirror
         row = np.linspace(uniform(rng, 0.2, 1.8), uniform(rng, 0.2, 1.8), len(color), dtype=np.float32)[:, None, None]
         reflection = (row * sky).astype(np.float32) * np.ones_like(color)
+        if before is not None:
+            reflection = cv2.resize(before, color.shape[1::-1]) * np.float32(glasses.mirror)
         # A lens beside the head shows the background, which is drawn later: there it can only reflect.
         color[through] = color[through] * glasses.tint + reflection[through]
 
@@ -239,7 +241,7 @@ def _random_coefficients(rng: np.random.Generator, head: Head) -> FloatArray:
         t = uniform(rng, 0, 1)
         shape = (np.cos(t) * shape + np.sin(t) * shapes[rng.integers(len(shapes))]).astype(np.float32)
     shape = 0.9 * shape + 0.4 * rng.standard_normal(len(shape), dtype=np.float32)
-    wide = head.smiles if chance(rng, 0.3) else slice(None)
+    wide = head.smiles if chance(rng, 0.45) else slice(None)
     expression = rng.choice(expressions[wide]) * uniform(rng, 0.6, 1.1)
     if chance(rng, 0.12):
         expression = expression * 0.2

@@ -5,7 +5,7 @@ All their textures lie in one flat `Atlas`, so that compiled loops take any numb
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -60,6 +60,28 @@ class Atlas:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Waves:
+    """Hair that stands off the head by `lift` mm and swings by `swing` mm once every `period` mm of height."""
+
+    lift: float
+    swing: float
+    period: float
+    phase: float
+
+    def moved(self, vertices: FloatArray, center: FloatArray, depth: FloatArray) -> FloatArray:
+        """Vertices (N, 3) moved away from the head's centre (3,), the more the larger their `depth` (N, 1).
+
+        Waves begin at the centre's height and grow downwards.
+        """
+        offset = vertices - center
+        away = offset / (np.sqrt((offset * offset).sum(axis=1, keepdims=True)) + 1e-6)
+        turn = np.arctan2(offset[:, :1], offset[:, 2:])
+        hanging = np.clip((30.0 - offset[:, 1:2]) / 120.0, 0, 1)
+        wave = 0.5 + 0.5 * np.sin(offset[:, 1:2] * (2 * np.pi / self.period) + self.phase + 2.0 * np.sin(3 * turn))
+        return (vertices + away * depth * (self.lift + self.swing * hanging * wave)).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fitted:
     """A mesh bound to the head: three head vertices, weights and an offset (N, 3 each) per vertex.
 
@@ -80,6 +102,14 @@ class Fitted:
     texture: int
     occlusion: FloatArray  # (M,) share of soft light it leaves to each of the head's vertices
 
+    def mirrored(self, head: Head) -> Fitted:
+        """The same, left for right."""
+        flip = np.array([-1, 1, 1], np.float32)
+        return replace(
+            self, bound_to=head.mirror[self.bound_to], offsets=self.offsets * flip, strands=self.strands * flip,
+            triangles=np.ascontiguousarray(self.triangles[:, ::-1]), occlusion=self.occlusion[head.mirror],
+        )  # fmt: skip
+
     def vertices(self, head_vertices: FloatArray) -> FloatArray:
         """Where its vertices (N, 3) are on a head (M, 3)."""
         return _place(self.bound_to, self.weights, self.offsets, self.axes, self.lengths, head_vertices)
@@ -87,9 +117,15 @@ class Fitted:
     def sheet(
         self, head_vertices: FloatArray, *, material: int, look: int, texture: int | None = None, light: float = 1.0,
         casts_shadow: bool = True, raised: float = 0.0, round_about: FloatArray | None = None,
+        waves: Waves | None = None,
     ) -> Sheet:  # fmt: skip
-        """As a sheet on a head; `raised` mm along its normals; normals lean away from the point `round_about`."""
+        """As a sheet on a head; `raised` mm along its normals; normals lean away from the point `round_about`.
+
+        `waves` move it away from that point.
+        """
         vertices = self.vertices(head_vertices)
+        if waves is not None and round_about is not None:
+            vertices = waves.moved(vertices, round_about, self.depth)
         normals = vertex_normals(vertices, self.triangles)
         if raised:
             vertices = vertices + np.float32(raised) * normals

@@ -94,6 +94,7 @@ class Head:
     triangles: IntArray  # (T, 3) on render vertices
     uv: FloatArray  # (R, 2)
     base_uv: FloatArray  # (M, 2) texture coordinates of MakeHuman's base mesh, v downwards
+    mirror: IntArray  # (M,) the vertex on the other side
     base_vertex: IntArray  # (M,) number in MakeHuman's base mesh, -1 for points between its vertices
     texture_vertices: FloatArray  # (M, 3) the pose that `uv` was taken in
     lips: FloatArray  # (M,)
@@ -275,6 +276,7 @@ def load_head(path: Path = HEAD_PATH) -> Head:
         triangles=triangles,
         uv=uv,
         base_uv=tensors["uv"].astype(np.float32) * np.float32([1, -1]) + np.float32([0, 1]),
+        mirror=tensors["mirror"],
         base_vertex=tensors["base_vertex"],
         texture_vertices=closed,
         lips=tensors["mask_lips"].astype(np.float32) / 255.0,

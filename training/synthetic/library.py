@@ -93,8 +93,9 @@ def open_library(folder: str | os.PathLike[str], head: Head | None = None) -> As
     ]
     teeth = atlas.add(_only(makehuman / "teeth" / "materials", "teeth.*"), side=512, grey=False)
     tongue = atlas.add(_only(makehuman / "tongue" / "tongue01", "*_diffuse*"), side=256, grey=False, alpha=False)
+    styles = [hair(path) for path in _bindings(makehuman / "hair")]
     fitted = {
-        "hair": tuple(hair(path) for path in _bindings(makehuman / "hair")),
+        "hair": tuple(side for style in styles for side in (style, style.mirrored(head))),
         "brows": tuple(brow(path) for path in _bindings(makehuman / "eyebrows")),
         "hats": tuple(
             fit(path, head, texture=felt[0], shades=True) for path in _bindings(makehuman / "clothes", "fedora*")

@@ -36,7 +36,7 @@ def _expose(rng: np.random.Generator, light: FloatArray, face: NDArray[np.bool_]
     """Exposure, white balance and tone curve; returns display values 0..1."""
     sample = light[face] if face.sum() > 50 else light.reshape(-1, 3)
     level = float(np.percentile(sample.mean(axis=1)[::4], 75)) + 0.01
-    target = float(np.exp(rng.normal(np.log(0.48), 0.42)))
+    target = float(np.exp(rng.normal(np.log(0.45), 0.32)))
     if chance(rng, 0.07):
         target *= uniform(rng, 0.03, 0.3)  # so dark that little is left
     gain = target / level ** uniform(rng, 0.8, 1.0) * (1 + rng.normal(0, 0.05, 3))
