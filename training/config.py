@@ -182,6 +182,10 @@ class AugmentConfig:
     detector_shift: float = 0.045
     detector_turn: float = 8.0
     """Degrees from upright."""
+    detector_outliers: float = 0.0
+    """Share of the detector's regions that lie wrong by `outlier_size` times as much: a face in profile or half in the
+    dark is found by a part of it."""
+    outlier_size: float = 2.5
     own_share: float = 0.0
     """Share of samples in regions from the network's own answer."""
     own_zoom: float = 0.04

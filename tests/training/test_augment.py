@@ -136,6 +136,13 @@ def test_each_source_of_regions_has_its_share_and_its_error() -> None:
     assert drawn.shift_y[by_detector].std() == pytest.approx(0.05, rel=0.05)
 
 
+def test_some_of_the_detector_s_regions_are_far_off() -> None:
+    config = dataclasses.replace(OFF, detector_share=1.0, detector_zoom=0.1, detector_outliers=0.2, outlier_size=3.0)
+    zoom = draw_jitter(8000, config, torch.Generator().manual_seed(0), torch.zeros(8000)).zoom.log().abs()
+    assert zoom.max() > 0.6  # a usual error is cut off at 0.3
+    assert (zoom > 0.3001).float().mean() == pytest.approx(0.2 * 0.317, abs=0.01)  # one in three lies beyond sigma
+
+
 @pytest.mark.parametrize("source", ["detector_share", "own_share"])
 def test_a_detector_s_and_the_network_s_own_regions_are_upright(face_model, make_params, source: str) -> None:
     decoder, params = Decoder(face_model), torch.from_numpy(make_params(6))

@@ -43,7 +43,7 @@ PAPER_SAYS = {
     "loss.wpdc": 0.5,
     "loss.wing": 1.0,
 }
-OUR_READING_SHA256 = "7c75100c7bc35becdbadc8f2d5e0e0388006ea2547b9424fc8528d44d9c84478"
+OUR_READING_SHA256 = "2ea05d46879fb651acfa97af3dda105672069c6d5065456a094a1cc40e1a3415"
 """Of the other fields, as JSON: a reading may change, but only together with this line."""
 
 

@@ -41,7 +41,8 @@ def draw_jitter(batch: int, config: AugmentConfig, generator: torch.Generator, r
     def by_source(box: Tensor, error: Tensor, detector: float, own: float) -> Tensor:
         return torch.where(by_detector, error * detector, torch.where(by_network, error * own, box))
 
-    wide, wide_turn = _uniform(generator, 2, batch)
+    wide, wide_turn, outlier = _uniform(generator, 3, batch)
+    estimated[:3] *= torch.where(by_detector & (outlier < config.detector_outliers), config.outlier_size, 1.0)
     turn = torch.where(
         wide < config.wide_share,
         (wide_turn * 2.0 - 1.0) * math.radians(config.wide_turn),
