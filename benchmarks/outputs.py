@@ -1,6 +1,7 @@
 """What results cost, and how right they are: one row for each thing that people take away.
 
     python -m benchmarks.outputs --json outputs.json
+    git worktree add /tmp/old 70ba55c && python -m benchmarks.outputs --old /tmp/old
 
 Everything is made here: a folder of photographs with several faces each (from the sample photograph), rendered heads
 with exact visibility, and heads seen in perspective with exact poses. Times are medians of rounds that take turns, in
@@ -10,6 +11,10 @@ one process, so that a busy machine slows all rows alike; compare ratios.
 from __future__ import annotations
 
 import argparse
+import os
+import re
+import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,13 +32,16 @@ from runtime import Face, Reconstructor, Roi, compiled, read_image
 from runtime.batches import FOLDER_BATCH, Run, process
 from runtime.camera import Camera
 from runtime.command import Exit, command
+from runtime.engines.onnx import default_threads
 from runtime.gltf import to_glb
 from runtime.items import Item, with_stems
 from runtime.maps import depth_map, normal_map
 from runtime.rasterizer import surface_depth
 from runtime.results import Results
 
-_SAMPLE = Path(__file__).resolve().parents[1] / "examples" / "astronaut.jpg"
+_ROOT = Path(__file__).resolve().parents[1]
+_SAMPLE = _ROOT / "examples" / "astronaut.jpg"
+_RATE = re.compile(r"([\d.]+) faces/s over")  # in what the command says of a folder
 _FACES_EACH = 104 / 30  # faces a photograph of the folder, on average
 _STEEP = 60.0  # degrees of yaw
 _OFF_CENTER = (15.0, 28.0)  # degrees from the camera's axis
@@ -49,13 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--photos", type=int, default=30, help="in the folder (default: 30)")
     parser.add_argument("--faces", type=int, default=1000, help="rendered for visibility (default: 1000)")
     parser.add_argument("--poses", type=int, default=500, help="rendered for metric pose (default: 500)")
+    parser.add_argument("--old", type=Path, metavar="DIR", help="another checkout, whose command takes turns with ours")
     add_outputs(parser)
     options = parser.parse_args(arguments)
-    with Reconstructor() as reconstruct:
+    with Reconstructor(threads=default_threads(spare=1)) as reconstruct:  # as the command has it for folders
         figures: dict[str, Any] = {"device": device(), "versions": versions(), "compiled": compiled.cln_cpp is not None}
         figures |= _folder(reconstruct, options.rounds, options.photos) | _one_face(
             reconstruct, max(options.rounds, 20)
         )
+        if options.old:
+            figures |= _against(options.old, options.rounds, options.photos)
         if options.faces:
             figures |= _visibility(reconstruct, options.faces)
         if options.poses:
@@ -96,6 +107,47 @@ def _folder(reconstruct: Reconstructor, rounds: int, photos: int) -> dict[str, f
         "folder: default results over reading and detection": seconds["default"] / seconds["reading"],
         "folder: --save glb, faces a second": faces / seconds["glb"],
     }
+
+
+def _against(old: Path, rounds: int, photos: int) -> dict[str, float]:
+    """The default results of a folder by this checkout's command and by another's, in turns, as whole processes."""
+    rates: dict[str, list[float]] = {"old": [], "this": []}
+    work: dict[str, list[float]] = {"old": [], "this": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "photos"
+        _photographs(folder, photos)
+        for turn in range(rounds):
+            for name, checkout in (("old", old), ("this", _ROOT)):
+                before = _children()
+                rates[name].append(_rate(checkout, folder, Path(temporary) / f"{name}_{turn}"))
+                work[name].append(_children() - before)
+    return {
+        "folder: default results, old command, faces a second": float(np.median(rates["old"])),
+        "folder: default results, this command, faces a second": float(np.median(rates["this"])),
+        "folder: default results, this over old": float(np.median(np.divide(rates["this"], rates["old"]))),
+        "folder: default results, processor time of old over this": float(
+            np.median(np.divide(work["old"], work["this"]))
+        ),
+    }
+
+
+def _rate(checkout: Path, photos: Path, out: Path) -> float:
+    """Faces a second, as the command of a checkout says itself: without the time that it takes to start."""
+    paths = {"PYTHONPATH": str(checkout.resolve())}
+    ran = subprocess.run(
+        [sys.executable, "-m", "runtime", str(photos), "--out", str(out)],
+        cwd=checkout, env=os.environ | paths, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    said = _RATE.search(ran.stdout)
+    if ran.returncode or said is None:
+        raise RuntimeError(f"{checkout}: expected its command to work on a folder, got {ran.returncode}: {ran.stderr}")
+    return float(said[1])
+
+
+def _children() -> float:
+    """Processor seconds of all processes that this one has started and waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _photographs(folder: Path, count: int) -> list[Path]:

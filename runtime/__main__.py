@@ -22,6 +22,7 @@ from runtime import FileFormatError, InvalidInputError, Reconstructor
 from runtime.batches import FOLDER_BATCH, Outcome, Run, process
 from runtime.command import Exit, command, exit_status, print_error
 from runtime.drawing import DRAWERS
+from runtime.engines.onnx import default_threads
 from runtime.items import Item, Work, check_names, collect, with_stems
 from runtime.results import Results
 from runtime.savers import DEFAULT_PARTS, DEFAULT_SAVERS, SAVERS, check_draw, check_savers
@@ -53,7 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.FAILED
     results.make_folder()
     many = work.many or len(items) > _LINES
-    with Reconstructor(options.engine, face_model=options.face_model, threads=options.threads) as reconstruct:
+    # Of a folder, one core reads meanwhile: more threads than cores are left would wait for each other.
+    threads = options.threads or (default_threads(spare=1) if many else None)
+    with Reconstructor(options.engine, face_model=options.face_model, threads=threads) as reconstruct:
         batch = options.batch or (FOLDER_BATCH if many else 1)
         run = Run(
             reconstruct=reconstruct,

@@ -106,8 +106,8 @@ def draw_mesh(image: Image, faces: Sequence[Face], *, opacity: float = 0.6) -> I
 
 def window(vertices: NDArray[np.float32], shape: tuple[int, ...]) -> Window | None:
     """The part of an image (H, W, …) that points (N, 2 or more) span; None where they miss it or none is finite."""
-    xy = vertices[:, :2]
-    low, high = xy.min(axis=0), xy.max(axis=0)
+    xy = np.ascontiguousarray(vertices[:, :2].T)
+    low, high = xy.min(axis=1), xy.max(axis=1)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         return None
     size = np.array([shape[1], shape[0]])

@@ -43,10 +43,7 @@ def normal_map(faces: Face | Sequence[Face], shape: Shape) -> FloatMap:
 
     def values(face: Face, raster: Raster) -> FloatMap:
         normals = vertex_normals(raster.vertices, raster.triangles) * np.array([1, -1, 1], dtype=np.float32)
-        blended = raster.interpolate(normals)
-        length = np.sqrt(np.einsum("hwc,hwc->hw", blended, blended))
-        blended /= np.where(length > 0, length, 1)[..., None]
-        return blended
+        return raster.interpolate(normals, unit=True)
 
     return _compose(faces, shape, values, 0.0, 3)
 
@@ -128,7 +125,7 @@ def _compose(
         raster, (left, top) = drawn
         rows, columns = raster.triangle.shape
         part = out[top : top + rows, left : left + columns]
-        np.copyto(part, values(face, raster), where=raster.mask[..., None] if channels else raster.mask)
+        cv2.copyTo(values(face, raster), raster.mask.view(np.uint8), dst=part)
     return out
 
 

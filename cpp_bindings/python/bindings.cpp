@@ -164,7 +164,7 @@ nb::tuple rasterize(const Vertices& vertices, const Triangles& triangles, int he
 }
 
 nb::ndarray<nb::numpy, float> interpolate(const Vertices& vertices, const Triangles& triangles, const Numbers& number,
-                                          const Points& values) {
+                                          const Points& values, bool unit) {
   check_corners(triangles, vertices);
   const std::size_t h = number.shape(0), w = number.shape(1), channels = values.shape(1);
   const auto count = static_cast<std::int64_t>(triangles.shape(0));
@@ -176,7 +176,7 @@ nb::ndarray<nb::numpy, float> interpolate(const Vertices& vertices, const Triang
   {
     const nb::gil_scoped_release unlocked;
     cln::interpolate(vertices.data(), triangles.data(), number.data(), static_cast<int>(w), static_cast<int>(h),
-                     values.data(), channels, out.get());
+                     values.data(), channels, out.get(), unit);
   }
   return own(std::move(out), {h, w, channels});
 }
@@ -184,8 +184,9 @@ nb::ndarray<nb::numpy, float> interpolate(const Vertices& vertices, const Triang
 void bind_rasterizer(nb::module_& m) {
   m.def("rasterize", &rasterize, "vertices"_a, "triangles"_a, "height"_a, "width"_a,
         "Triangle numbers int32 (H, W), -1 for none, and z float32 (H, W), -infinity for none; bigger z is nearer.");
-  m.def("interpolate", &interpolate, "vertices"_a, "triangles"_a, "number"_a, "values"_a,
-        "Values of the vertices (N, C) at each pixel of `number`: float32 (H, W, C), 0 where it is -1.");
+  m.def("interpolate", &interpolate, "vertices"_a, "triangles"_a, "number"_a, "values"_a, "unit"_a = false,
+        "Values of the vertices (N, C) at each pixel of `number`: float32 (H, W, C), 0 where it is -1; `unit` scales "
+        "those of each pixel to length 1.");
   m.def(
       "vertex_normals",
       [](const Vertices& vertices, const Triangles& triangles) {

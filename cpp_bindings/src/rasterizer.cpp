@@ -92,7 +92,7 @@ CLN_KERNEL void draw(const float* vertices, const std::int32_t* triangles, std::
 
 template <std::size_t Channels>
 CLN_INLINE void fill(const float* vertices, const std::int32_t* triangles, const std::int32_t* number, int width,
-                     int height, const float* values, std::size_t given, float* out) {
+                     int height, const float* values, std::size_t given, bool unit, float* out) {
   const std::size_t channels = Channels ? Channels : given;
   std::int32_t last = -1;
   Triangle t{};
@@ -115,6 +115,16 @@ CLN_INLINE void fill(const float* vertices, const std::int32_t* triangles, const
       const float w1 = (px * t.by - py * t.bx) * t.inverse, w2 = (t.ax * py - t.ay * px) * t.inverse;
       for (std::size_t k = 0; k < channels; ++k) {
         out[k] = a[k] + w1 * (b[k] - a[k]) + w2 * (c[k] - a[k]);
+      }
+      if (unit) {
+        float square = 0;
+        for (std::size_t k = 0; k < channels; ++k) {
+          square += out[k] * out[k];
+        }
+        const float scale = 1 / std::sqrt(std::max(square, 1e-30F));
+        for (std::size_t k = 0; k < channels; ++k) {
+          out[k] *= scale;
+        }
       }
     }
   }
@@ -209,11 +219,11 @@ void vertex_normals(const float* vertices, std::size_t vertex_count, const std::
 }
 
 void interpolate(const float* vertices, const std::int32_t* triangles, const std::int32_t* number, int width,
-                 int height, const float* values, std::size_t channels, float* out) {
+                 int height, const float* values, std::size_t channels, float* out, bool unit) {
   if (channels == 3) {
-    fill<3>(vertices, triangles, number, width, height, values, channels, out);
+    fill<3>(vertices, triangles, number, width, height, values, channels, unit, out);
   } else {
-    fill<0>(vertices, triangles, number, width, height, values, channels, out);
+    fill<0>(vertices, triangles, number, width, height, values, channels, unit, out);
   }
 }
 

@@ -121,12 +121,12 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def default_threads() -> int:
-    """The cores that this process may use, at most four: a small network's layers are too short to be cut finer.
+def default_threads(*, spare: int = 0) -> int:
+    """The cores that this process may use but for `spare`, at most four: a small network's layers can't be cut finer.
 
     ONNX Runtime's own choice counts all cores of the machine, also those that a container or `taskset` keeps away.
     """
-    return min(usable_cores(), _MOST_THREADS)
+    return max(min(usable_cores() - spare, _MOST_THREADS), 1)
 
 
 def _default_providers(available: Sequence[str]) -> list[str]:

@@ -146,7 +146,11 @@ def _make_decoder(rows: NDArray[np.float32]) -> Decoder:
 
 
 def _decode_rows(rows: NDArray[np.float32], batch: NDArray[np.float32]) -> NDArray[np.float32]:
-    points = batch[:, POSE_SIZE:] @ rows[1:] + rows[0]
+    coefficients = batch[:, POSE_SIZE:]
+    # One face without BLAS, whose threads spin for milliseconds after the fraction of one that they work.
+    alone = len(batch) == 1
+    points = np.einsum("k,kn->n", coefficients[0], rows[1:])[None] if alone else coefficients @ rows[1:]
+    points += rows[0]
     points = points.reshape(len(batch), rows.shape[1] // 3, 3)  # (B, N, 3) in the model frame
     pose = batch[:, :POSE_SIZE].reshape(-1, 3, 4)
     return np.asarray(np.matmul(points, pose[:, :, :3].transpose(0, 2, 1)) + pose[:, None, :, 3], dtype=np.float32)

@@ -158,13 +158,15 @@ def test_the_rasteriser_draws_what_numpy_draws(cln_cpp, monkeypatch, yaw):
         raster = rasterize(vertices, MODEL.triangles, (150, 256))
         normals = vertex_normals(vertices, MODEL.triangles)
         depth = surface_depth(vertices[:, :2], vertices, MODEL.triangles)
-        answers.append((raster, normals, raster.interpolate(MODEL.mean), depth))
-    (raster, normals, colors, depth), (expected, normals_2, colors_2, depth_2) = answers
+        answers.append((raster, normals, raster.interpolate(MODEL.mean), raster.interpolate(normals, unit=True), depth))
+    (raster, normals, colors, units, depth), (expected, normals_2, colors_2, units_2, depth_2) = answers
     same = raster.triangle == expected.triangle
     assert same.mean() > 0.999 and raster.mask.mean() > 0.3
     assert np.allclose(raster.depth[same], expected.depth[same], atol=0.02)  # slivers seen edge-on are steep
     assert np.nanmax(np.abs(normals - normals_2)) < 1e-3
     assert np.median(np.abs(colors - colors_2)[same]) < 1e-4 and np.mean(np.abs(colors - colors_2)[same] < 0.1) > 0.999
+    assert np.nanmedian(np.abs(units - units_2)[same]) < 1e-4
+    assert np.allclose(np.linalg.norm(units[raster.mask & np.isfinite(units[..., 0])], axis=1), 1, atol=1e-4)
     assert np.array_equal(np.isfinite(depth), np.isfinite(depth_2)) and np.isfinite(depth).mean() > 0.9
     assert np.allclose(depth, depth_2, rtol=1e-4, atol=1e-3)
 

@@ -54,6 +54,15 @@ def test_order_of_triangles_and_chunks_do_not_matter(monkeypatch):
     assert np.array_equal(np.where(chunked >= 0, 3 - chunked, -1) // 2, whole // 2)
 
 
+def test_few_points_and_many_get_the_same_depth(monkeypatch):
+    vertices, triangles = face(50)
+    points = np.concatenate([vertices[::40, :2], [[np.nan, 5], [-1e9, 3]]]).astype(np.float32)
+    few = surface_depth(points, vertices, triangles)
+    monkeypatch.setattr(rasterizer, "_PAIRS_AT_ONCE", 0)
+    assert np.array_equal(surface_depth(points, vertices, triangles), few) and np.isfinite(few[:-2]).all()
+    assert (few[-2:] == -np.inf).all()
+
+
 @pytest.mark.parametrize("shift", [-100, 100, 1e7, -1e30, np.nan, np.inf])
 def test_a_mesh_outside_the_image_or_nowhere_draws_nothing(shift):
     moved = VERTICES + np.float32(shift)

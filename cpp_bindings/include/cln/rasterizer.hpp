@@ -17,9 +17,10 @@ void rasterize(const float* vertices, const std::int32_t* triangles, std::size_t
 void vertex_normals(const float* vertices, std::size_t vertex_count, const std::int32_t* triangles, std::size_t count,
                     float* normals);
 
-/// Values of the vertices (N, channels) at each pixel, (height, width, channels); 0 where no triangle shows.
+/// Values of the vertices (N, channels) at each pixel, (height, width, channels); 0 where no triangle shows. `unit`
+/// scales those of each pixel to length 1.
 void interpolate(const float* vertices, const std::int32_t* triangles, const std::int32_t* number, int width,
-                 int height, const float* values, std::size_t channels, float* out);
+                 int height, const float* values, std::size_t channels, float* out, bool unit = false);
 
 /// The z of the nearest surface over each point (point_count, 2 or 3: `stride` numbers apart), -infinity where there is
 /// none: the depth test without a grid's resolution.
