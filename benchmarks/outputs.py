@@ -36,6 +36,7 @@ from runtime.engines.onnx import default_threads
 from runtime.gltf import to_glb
 from runtime.items import Item, with_stems
 from runtime.maps import depth_map, normal_map
+from runtime.pose import decompose, rotation_to_euler
 from runtime.rasterizer import surface_depth
 from runtime.results import Results
 
@@ -43,7 +44,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _SAMPLE = _ROOT / "examples" / "astronaut.jpg"
 _RATE = re.compile(r"([\d.]+) faces/s over")  # in what the command says of a folder
 _FACES_EACH = 104 / 30  # faces a photograph of the folder, on average
-_STEEP = 60.0  # degrees of yaw
+_STEEP, _FRONTAL = 60.0, 30.0  # degrees of yaw
 _OFF_CENTER = (15.0, 28.0)  # degrees from the camera's axis
 _SIZE = 192  # pixels of a render
 _TRUTH = 0.5  # mm: a point of a render is hidden where its head lies farther before it
@@ -255,10 +256,14 @@ def _poses(reconstruct: Reconstructor, count: int) -> dict[str, float]:
     drawn = module.random_distance
     module.random_distance = lambda own: float(320 * (2000 / 320) ** own.random())  # never orthographic
     errors: dict[str, list[tuple[float, float]]] = {"centred": [], "off-centre": []}
+    own: list[float] = []  # of the network's matrix, before there is a camera
+    yaws: list[float] = []
     try:
         for index in range(count // 2):
             subject = factory._subject(module.stream(factory.seed, 0, index), None, None, None)
-            image, seen = factory.sample(index).image, subject.camera
+            sample, seen = factory.sample(index), subject.camera
+            image = sample.image
+            yaws.append(rotation_to_euler(seen.rotation)[0])
             shape = _in_model_frame(subject.coefficients)
             landmarks = model.landmarks(shape).astype(np.float64)
             for where, degrees in (("centred", 0.0), ("off-centre", rng.uniform(*_OFF_CENTER))):
@@ -269,18 +274,30 @@ def _poses(reconstruct: Reconstructor, count: int) -> dict[str, float]:
                 (face,) = reconstruct(picture, [_box(points)])
                 pupils = float(np.linalg.norm(landmarks[36:42].mean(axis=0) - landmarks[42:48].mean(axis=0)))
                 pose = face.metric_pose(camera, scale_mm=pupils)
-                off = float(np.degrees(np.arccos(np.clip((np.trace(pose.rotation @ rotation.T) - 1) / 2, -1, 1))))
+                off = _between(pose.rotation, rotation)
                 errors[where].append((off, 100 * abs(pose.distance / float(np.linalg.norm(translation)) - 1)))
+                if not degrees:
+                    own.append(_between(face.pose.rotation, decompose(sample.params[:12])[1]))
     finally:
         module.random_distance = drawn
     both = np.median(np.array(errors["centred"] + errors["off-centre"]), axis=0)
+    frontal = np.tile(np.abs(yaws) <= _FRONTAL, 2)
     centred, aside = (np.median(np.array(errors[where]), axis=0) for where in ("centred", "off-centre"))
     return {
         "metric pose: median rotation error, °": float(both[0]),
+        f"metric pose: the same, |yaw| <= {_FRONTAL:g}°": float(
+            np.median(np.array(errors["centred"] + errors["off-centre"])[frontal, 0])
+        ),
+        "metric pose: the network's own, centred, against its exact label, °": float(np.median(own)),
         "metric pose: median distance error, %": float(both[1]),
         "metric pose: rotation, off-centre over centred": float(aside[0] / centred[0]),
         "metric pose: distance, off-centre over centred": float(aside[1] / centred[1]),
     }
+
+
+def _between(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
+    """Degrees from one rotation to another."""
+    return float(np.degrees(np.arccos(np.clip((np.trace(first @ second.T) - 1) / 2, -1, 1))))
 
 
 def _turned(

@@ -33,6 +33,10 @@ _MAX_SIZE = 8192
 _GRAZING, _FACING = 0.2, 0.5  # cosine between the normal and the line of sight: below nothing, above all is seen
 SEEN = 0.5
 """Of `shown_vertices`: from when on a vertex or a texel counts as seen."""
+_INNER_LIPS = np.arange(60, 68)  # landmarks, a closed line
+_UPPER, _LOWER = [61, 62, 63], [65, 66, 67]
+_OPEN = 3.0  # mm between the lips
+_TEETH = 1.5  # mm beside an open mouth's edge that are not believed; to twice as many ever more
 _CENTER = 1.3  # half widths of the face, from its front to the point that the unfolding looks from
 _BORDER = 0.01  # of the texture's side, around the face
 
@@ -96,17 +100,36 @@ def _sampled(image: NDArray[np.uint8], place: NDArray[np.float32]) -> NDArray[np
 
 
 def shown_vertices(face: Face, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How well the image (H, W, …) shows each vertex (N,), 0 to 1: visible, facing the camera, and inside the image."""
+    """How well the image (H, W, …) shows each vertex (N,), 0 to 1: visible, facing the camera, and inside the image.
+
+    The inner edge of the lips does not count where the mouth is open: a pixel beside it there are teeth.
+    """
     facing = vertex_normals(face.vertices, face.triangles)[:, 2]
     weight = np.clip((facing - _GRAZING) / (_FACING - _GRAZING), 0, 1) * face.vertex_visibility
     x, y = face.vertices[:, 0], face.vertices[:, 1]
     inside = (x >= 0) & (y >= 0) & (x <= image.shape[1] - 1) & (y <= image.shape[0] - 1)
-    return np.where(inside, weight, 0).astype(np.float32)
+    return _beside_teeth(face, np.where(inside, weight, 0).astype(np.float32))
 
 
 def is_shown(face: Face, image: NDArray[np.uint8]) -> bool:
     """Whether the image shows anything of the face: otherwise it has no texture."""
     return bool((shown_vertices(face, image) >= SEEN).any())
+
+
+def _beside_teeth(face: Face, weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weights (N,) of the vertices, less for those of the lips that lie near the mouth's opening in the image."""
+    upper, lower = (face.model_landmarks[numbers].mean(axis=0) for numbers in (_UPPER, _LOWER))
+    lips = [number for number, name in enumerate(face.model.region_names) if name == "lips"]
+    near = np.flatnonzero(np.isin(face.model.region, lips) & (weight > 0))
+    if np.linalg.norm(upper - lower) < _OPEN or not len(near):
+        return weight
+    start = face.landmarks[_INNER_LIPS, :2]
+    along = np.roll(start, -1, axis=0) - start
+    off = face.vertices[near, None, :2] - start  # (K, 8, 2), to the contour's segments
+    share = np.clip((off * along).sum(axis=2) / np.maximum(np.square(along).sum(axis=1), 1e-12), 0, 1)
+    distance = np.linalg.norm(off - share[..., None] * along, axis=2).min(axis=1) / face.pose.scale
+    weight[near] *= np.clip((distance - _TEETH) / _TEETH, 0, 1)
+    return weight
 
 
 @lru_cache(maxsize=4)

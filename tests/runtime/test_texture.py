@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -33,6 +34,20 @@ def test_what_is_seen_is_the_photograph():
     colors = vertex_colors(face, image)[:, ::-1].astype(float)
     off = np.abs(colors[:, :2] - face.vertices[:, :2])[shown]
     assert shown.mean() > 0.3 and (off < 3).mean() > 0.95
+
+
+def test_teeth_are_not_painted_on_lips_that_were_found_a_millimetre_off():
+    coefficients = np.zeros(MODEL.num_params - 12)
+    coefficients[MODEL.shape_count] = 2  # the jaw drops
+    face = posed(0, center=(400.0, 360.0), side=640.0, coefficients=coefficients)
+    mouth = np.round(face.landmarks[60:68, :2]).astype(np.int32)
+    assert mouth[6, 1] - mouth[2, 1] > 20
+    image = np.full((800, 800, 3), 90, np.uint8)
+    cv2.fillPoly(image, [mouth], (255, 255, 255))
+    cv2.polylines(image, [mouth], True, (255, 255, 255), round(2 * face.pose.scale))
+    lips = MODEL.region == MODEL.region_names.index("lips")
+    colors = vertex_colors(face, image)[lips]
+    assert (shown_vertices(face, image)[lips] > 0.99).mean() > 0.2 and (colors < 110).mean() > 0.85
 
 
 def test_what_is_hidden_is_mirrored_and_marked():
