@@ -21,7 +21,7 @@ from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.image import as_bgr
-from runtime.roi import Roi, check_overlap, crop, split_box, to_image
+from runtime.roi import Roi, check_overlap, crop, maps, split_box, to_image
 
 if TYPE_CHECKING:
     from runtime.detection import FaceDetector
@@ -170,13 +170,19 @@ class Reconstructor(Closing):
     ) -> list[Face]:
         """Faces of params (F, 12 + S + E) that regions gave; without boxes, those that their regions are made of."""
         size = self.engine.manifest.input_size
-        landmarks = to_image(self.face_model.landmarks(_finite(params)), rois, size)
+        landmarks = self.landmarks(params, *maps(rois, size))
         boxes = boxes or [_box_of(roi) for roi in rois]
         scores = scores or [1.0] * len(rois)
         return [
             Face(box=box, score=score, roi=roi, crop_size=size, params=own, landmarks=points, model=self.face_model)
             for box, score, roi, own, points in zip(boxes, scores, rois, params, landmarks, strict=True)
         ]
+
+    def landmarks(
+        self, params: NDArray[np.float32], linear: NDArray[np.float64], offset: NDArray[np.float64]
+    ) -> NDArray[np.float32]:
+        """Landmarks (F, 68, 3), image pixels, of params (F, 12 + S + E) and their regions' `runtime.roi.maps`."""
+        return to_image(self.face_model.landmarks(_finite(params)), linear, offset)
 
     def reconstruct(self, prepared: Sequence[Prepared], *, batch: int | None = None) -> list[list[Face]]:
         """The faces of each image, the network called once for all, or for `batch` crops at a time."""

@@ -116,12 +116,39 @@ class Roi:
         return linear, np.array((*matrix[:, 2], 0.0))
 
 
-def to_image(points: NDArray[np.float32], rois: Sequence[Roi], size: int) -> NDArray[np.float32]:
-    """Points (F, N, 3) of the crops of several regions in the image's frame: `Roi.to_image` for all at once."""
-    placed = [roi.map(size) for roi in rois]
-    linear = np.array([linear.T for linear, _ in placed]).reshape(-1, 3, 3)
-    offset = np.array([offset for _, offset in placed]).reshape(-1, 1, 3)
-    return np.asarray(points.astype(np.float64) @ linear + offset, dtype=np.float32)
+def maps(rois: Sequence[Roi], size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`Roi.map` of several regions at once: scaled rotations (F, 3, 3) and offsets (F, 3)."""
+    rows = np.array([(roi.center_x, roi.center_y, roi.side, roi.angle) for roi in rois]).reshape(-1, 4)
+    scale, turn, reach = rows[:, 2] / size, np.radians(rows[:, 3]), (size - 1) / 2
+    c, s = scale * np.cos(turn), scale * np.sin(turn)
+    linear, offset = np.zeros((len(rows), 3, 3)), np.zeros((len(rows), 3))
+    linear[:, 0, 0] = linear[:, 1, 1] = c
+    linear[:, 0, 1], linear[:, 1, 0], linear[:, 2, 2] = -s, s, scale
+    offset[:, 0], offset[:, 1] = rows[:, 0] - (c - s) * reach, rows[:, 1] - (s + c) * reach
+    return linear, offset
+
+
+def to_image(
+    points: NDArray[np.float32], linear: NDArray[np.float64], offset: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Points (F, N, 3) of the crops of several regions in the image's frame, by the regions' `maps`."""
+    placed = points.astype(np.float64) @ linear.transpose(0, 2, 1) + offset[:, np.newaxis]
+    return np.asarray(placed, dtype=np.float32)
+
+
+def rois_from_landmarks(points: NDArray[np.float32], angles: Sequence[float]) -> list[Roi]:
+    """`Roi.from_landmarks` of several faces' landmarks (F, N, 2 or 3), each with its angle, at once."""
+    turn = np.radians(angles)
+    c, s = np.cos(turn), np.sin(turn)
+    axes: NDArray[np.float64] = np.array(((c, -s), (s, c))).transpose(2, 0, 1)  # (F, 2, 2)
+    along = points[:, :, :2].astype(np.float64) @ axes
+    low, high = along.min(axis=1), along.max(axis=1)
+    centers = axes @ ((low + high) / 2)[:, :, np.newaxis]
+    sides = (high - low).max(axis=1) * math.sqrt(2)
+    return [
+        Roi(center_x=x, center_y=y, side=side, angle=angle)
+        for (x, y), side, angle in zip(centers[:, :, 0].tolist(), sides.tolist(), angles, strict=True)
+    ]
 
 
 def _rotation(angle: float) -> NDArray[np.float64]:

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +30,7 @@ from runtime.errors import InvalidInputError
 from runtime.face import Face, Pose
 from runtime.image import as_bgr
 from runtime.pose import picture_angles
-from runtime.roi import Roi, crop
+from runtime.roi import Roi, crop, maps, rois_from_landmarks
 from runtime.smoothing import FilterState, Placed, Smoothing, find_setting, place, smooth, unplace
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ class _Track:
     doubts: int = 0
     suspected: float = math.inf  # since when a face is seen that may be this one
     cut: bool = False  # whether it ended with a scene
-    center: Array | None = None  # of the region that the last landmarks gave
-    speed: Array = field(default_factory=lambda: np.zeros(2))  # pixels per second
+    center: tuple[float, float] | None = None  # of the region that the last landmarks gave
+    speed: tuple[float, float] = (0.0, 0.0)  # pixels per second
     state: FilterState | None = None
     size: float = 0.0  # side of its region over the last half second
     recent: Array | None = None  # its looks: of late, and over the track
@@ -112,9 +113,10 @@ class _Found:
 
     roi: Roi  # that it was cut by
     params: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
     placed: Placed  # of one face
-    raw: Face
     next_roi: Roi  # that its landmarks give
+    inside: float  # part of the landmarks that lie in the picture
     looks: Array | None  # None for frames on the GPU
 
 
@@ -201,7 +203,7 @@ class Tracker:
     def _scene_changed(self, image: NDArray[np.uint8]) -> bool:
         """Whether some hundred pixels of the frame have little to do with those of the frame before."""
         steps = [max(length // 24, 1) for length in image.shape[:2]]
-        sparse = _standardized(image[steps[0] // 2 :: steps[0], steps[1] // 2 :: steps[1]])
+        sparse = _standardized(image[np.newaxis, steps[0] // 2 :: steps[0], steps[1] // 2 :: steps[1]])[0]
         before, self._sparse = self._sparse, sparse
         return before is not None and before.shape == sparse.shape and float(before @ sparse) < _CUT
 
@@ -228,7 +230,7 @@ class Tracker:
 
     def _start(self, image: NDArray[np.uint8], roi: Roi, detection: Detection, time: float) -> _Track | None:
         """A new track, or the missing one that this is; none where that shows only in a moment."""
-        looks = _looks(crop(image, [roi], self._reconstruct.engine.manifest.input_size)[0])
+        looks = _looks(crop(image, [roi], self._reconstruct.engine.manifest.input_size))[0]
         candidates, doubtful = [], False
         for track in self._missing:
             way = math.hypot(roi.center_x - track.roi.center_x, roi.center_y - track.roi.center_y)
@@ -276,34 +278,38 @@ class Tracker:
         if not rois:
             return []
         reconstruct = self._reconstruct
-        looks: list[Array | None] = [None] * len(rois)
+        looks: Sequence[Array | None] = [None] * len(rois)
         size = reconstruct.engine.manifest.input_size
         if is_on_gpu(image):
             params = reconstruct.run(image, rois)
         else:
             crops = crop(image, rois, size)
             params = reconstruct.run(image, rois) if reconstruct.cuts_frames else reconstruct.engine(crops)
-            looks = [_looks(pixels) for pixels in crops]
-        faces = reconstruct.faces(params, rois)
-        placed = place(params, *_maps(rois, size), reconstruct.face_model.shape_count)
+            looks = list(_looks(crops))
+        linear, offset = maps(rois, size)
+        landmarks = reconstruct.landmarks(params, linear, offset)
+        placed = place(params, linear, offset, reconstruct.face_model.shape_count)
         angles = picture_angles(placed.rotation, [roi.angle for roi in rois])
+        next_rois = rois_from_landmarks(landmarks, angles)
+        height, width = image.shape[:2]
+        inside = ((landmarks[:, :, :2] >= 0) & (landmarks[:, :, :2] < (width, height))).all(axis=2).mean(axis=1)
         return [
             _Found(
                 roi=roi,
                 params=params[i],
+                landmarks=landmarks[i],
                 placed=placed.take(slice(i, i + 1)),
-                raw=face,
-                next_roi=Roi.from_landmarks(face.landmarks, angle=angle),
-                looks=own,
+                next_roi=next_rois[i],
+                inside=float(inside[i]),
+                looks=looks[i],
             )
-            for i, (roi, face, angle, own) in enumerate(zip(rois, faces, angles, looks, strict=True))
+            for i, roi in enumerate(rois)
         ]
 
     def _judge(self, image: Any, time: float, found: list[_Found], *, cut: bool) -> None:
         """Ends the tracks whose face is gone; `found` keeps the others'."""
-        height, width = image.shape[:2]
         alike = [_likeness(track, one.looks) for track, one in zip(self._tracks, found, strict=True)]
-        lost = [not _holds(one, width, height) for one in found]
+        lost = [not _holds(one) for one in found]
         for i, one in enumerate(found):  # two tracks of one face: it is the one's whose looks it has
             for k in range(i):
                 if not (lost[i] or lost[k]) and _near(one.next_roi, found[k].next_roi):
@@ -348,19 +354,41 @@ class Tracker:
     # What comes out
 
     def _finish(self, found: list[_Found], step: float) -> list[TrackedFace]:
-        reconstruct, setting = self._reconstruct, self._setting
+        setting, tracks = self._setting, self._tracks
+        if not found:
+            return []
         rois = [one.roi for one in found]
-        faces = [one.raw for one in found]
-        if setting is not None and found:
-            size = reconstruct.engine.manifest.input_size
+        params, landmarks = np.array([one.params for one in found]), np.array([one.landmarks for one in found])
+        raw = faces = self._faces(params, landmarks, rois)
+        if setting is not None:
             placed = self._smoothed(Placed.join([one.placed for one in found]), rois, step, setting)
-            faces = reconstruct.faces(unplace(placed, *_maps(rois, size)), rois)
-        result = []
-        for track, one, face in zip(self._tracks, found, faces, strict=True):
-            smoothed, raw = (replace(f, box=_box(f.landmarks), score=track.score) for f in (face, one.raw))
-            result.append(TrackedFace(id=track.id, age=track.age, face=smoothed, raw=raw))
+            linear, offset = maps(rois, self._reconstruct.engine.manifest.input_size)
+            params = unplace(placed, linear, offset)
+            faces = self._faces(params, self._reconstruct.landmarks(params, linear, offset), rois)
+        result = [
+            TrackedFace(id=track.id, age=track.age, face=face, raw=own)
+            for track, face, own in zip(tracks, faces, raw, strict=True)
+        ]
+        for track, one in zip(tracks, found, strict=True):
             _move_on(track, one, step)
         return sorted(result, key=lambda face: face.id)
+
+    def _faces(self, params: NDArray[np.float32], landmarks: NDArray[np.float32], rois: list[Roi]) -> list[Face]:
+        reconstruct = self._reconstruct
+        low = landmarks[:, :, :2].min(axis=1)
+        boxes = np.concatenate([low, landmarks[:, :, :2].max(axis=1) - low], axis=1).tolist()
+        return [
+            Face(
+                box=tuple(box),
+                score=track.score,
+                roi=roi,
+                crop_size=reconstruct.engine.manifest.input_size,
+                params=own,
+                landmarks=points,
+                model=reconstruct.face_model,
+            )
+            for track, box, roi, own, points in zip(self._tracks, boxes, rois, params, landmarks, strict=True)
+        ]
 
     def _smoothed(self, placed: Placed, rois: list[Roi], step: float, setting: Smoothing) -> Placed:
         sides = np.array([roi.side for roi in rois])
@@ -369,12 +397,6 @@ class Tracker:
         for track, state in zip(self._tracks, after, strict=True):
             track.state = state
         return filtered
-
-
-def _maps(rois: list[Roi], size: int) -> tuple[Array, Array]:
-    """The regions' maps: (F, 3, 3) and (F, 3)."""
-    maps = [roi.map(size) for roi in rois]
-    return np.array([linear for linear, _ in maps]), np.array([offset for _, offset in maps])
 
 
 def _difference(angle: float, other: float) -> float:
@@ -396,25 +418,29 @@ def _near(roi: Roi, other: Roi) -> bool:
     return way < _SAME * max(roi.side, other.side)
 
 
-def _holds(found: _Found, width: int, height: int) -> bool:
+def _holds(found: _Found) -> bool:
     """Whether what was found can be a face of the picture: inside of it, not tiny, and where it was looked for."""
-    x, y = found.raw.landmarks[:, 0], found.raw.landmarks[:, 1]
-    inside = ((x >= 0) & (x < width) & (y >= 0) & (y < height)).mean()
-    return bool(inside >= _INSIDE and found.next_roi.side >= _SMALLEST and not _off(found.roi, found.next_roi))
+    return found.inside >= _INSIDE and found.next_roi.side >= _SMALLEST and not _off(found.roi, found.next_roi)
 
 
 def _standardized(pixels: NDArray[Any]) -> Array:
-    """Pixels as a vector of mean 0 and length 1 (0 where all are alike): products of two are correlations."""
-    values = pixels.astype(np.float64).ravel()
-    values -= values.mean()
-    return np.asarray(values / max(float(np.linalg.norm(values)), 1e-6))
+    """Pixels (F, …) as vectors (F, N) of mean 0, length 1 (0 where all are alike): products are correlations."""
+    values = pixels.reshape(len(pixels), -1).astype(np.float64)
+    values -= values.mean(axis=1, keepdims=True)
+    lengths = np.sqrt(np.einsum("fn,fn->f", values, values))
+    return np.asarray(values / np.maximum(lengths, 1e-6)[:, np.newaxis])
 
 
-def _looks(pixels: NDArray[np.uint8]) -> Array:
-    """A face's looks: a small picture of the inner three quarters of its crop, in colour, standardised."""
-    size = len(pixels)
-    inner = Roi(center_x=(size - 1) / 2, center_y=(size - 1) / 2, side=0.75 * size)
-    return _standardized(crop(pixels, [inner], _THUMB))
+def _looks(crops: NDArray[np.uint8]) -> Array:
+    """The looks (F, 768) of faces' crops: small pictures of the inner three quarters, in colour, standardised."""
+    size = crops.shape[1]
+    block = max((3 * size + 2 * _THUMB) // (4 * _THUMB), 1)
+    start = max(size - _THUMB * block, 0) // (2 * block) * block
+    end = start + _THUMB * block
+    thumbs = np.empty((len(crops), _THUMB, _THUMB, 3), np.uint8)
+    for pixels, out in zip(crops, thumbs, strict=True):  # one C call per face
+        cv2.resize(pixels[start:end, start:end], (_THUMB, _THUMB), dst=out, interpolation=cv2.INTER_AREA)
+    return _standardized(thumbs)
 
 
 def _likeness(track: _Track, looks: Array | None) -> tuple[float, float]:
@@ -432,27 +458,22 @@ def _remember(track: _Track, looks: Array | None) -> None:
 
 def _blend(old: Array, new: Array, share: float) -> Array:
     mixed = (1 - share) * old + share * new
-    return np.asarray(mixed / max(float(np.linalg.norm(mixed)), 1e-6))
-
-
-def _box(landmarks: NDArray[np.float32]) -> tuple[float, float, float, float]:
-    low, high = landmarks[:, :2].min(axis=0).tolist(), landmarks[:, :2].max(axis=0).tolist()
-    return low[0], low[1], high[0] - low[0], high[1] - low[1]
+    return np.asarray(mixed / max(math.sqrt(mixed @ mixed), 1e-6))
 
 
 def _move_on(track: _Track, found: _Found, step: float) -> None:
     """Where the next frame is cut: where the face was, moved on by its speed; what moves little stays."""
     now, old = found.next_roi, found.roi
-    center = np.array((now.center_x, now.center_y))
+    center = now.center_x, now.center_y
     if track.center is not None and step > 0:
-        track.speed = 0.5 * track.speed + 0.5 * (center - track.center) / step
+        moves = (center[0] - track.center[0]) / step, (center[1] - track.center[1]) / step
+        track.speed = 0.5 * track.speed[0] + 0.5 * moves[0], 0.5 * track.speed[1] + 0.5 * moves[1]
     track.center = center
     track.age += 1
     share = 1 - math.exp(-step / _SIZE_TIME) if track.size else 1.0
     track.size = (track.size or now.side) * (now.side / (track.size or now.side)) ** share
-    ahead = track.speed * step
-    ahead *= min(1.0, 0.25 * now.side / max(float(np.hypot(*ahead)), 1e-9))
-    x, y = (center + ahead).tolist()
+    ahead = step * min(1.0, 0.25 * now.side / max(math.hypot(*track.speed) * step, 1e-9))
+    x, y = center[0] + ahead * track.speed[0], center[1] + ahead * track.speed[1]
     way = math.hypot(x - old.center_x, y - old.center_y)
     rest = _REST * old.side
     go = max(0.0, 1 - rest / way) if way > 0 else 0.0

@@ -141,7 +141,10 @@ Vector blend(const Vector& old, const Vector& now, double share) {
 /// A small picture of the inner three quarters of a crop.
 Vector looks_of(const std::uint8_t* crop_pixels, int size) {
   const ImageView view{crop_pixels, size, size, static_cast<std::ptrdiff_t>(size) * 3, 3};
-  const Roi inner{(size - 1) / 2.0, (size - 1) / 2.0, 0.75 * size};
+  const int block = std::max((3 * size + 2 * thumb) / (4 * thumb), 1);
+  const int begin = std::max(size - thumb * block, 0) / (2 * block) * block;  // a block's edge: means of whole blocks
+  const double middle = begin + (thumb * block - 1) / 2.0;
+  const Roi inner{middle, middle, static_cast<double>(thumb * block)};
   std::array<std::uint8_t, static_cast<std::size_t>(thumb) * thumb * 3> pixels{};
   crop(view, &inner, 1, thumb, pixels.data());
   return standardized(Vector(pixels.begin(), pixels.end()));

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import InvalidInputError, Roi, crop
-from runtime.roi import to_image
+from runtime.roi import maps, rois_from_landmarks, to_image
 
 coordinates = st.floats(-5000, 5000)
 angles = st.floats(-400, 400)
@@ -23,8 +23,8 @@ def test_many_regions_take_their_points_back_at_once():
     turned = Roi(center_x=-40, center_y=30, side=64, angle=-70)
     some = [Roi(center_x=900.5, center_y=-3, side=40), Roi(center_x=10, center_y=700, side=900), turned]
     points = np.random.default_rng(0).uniform(-10, 130, (3, 5, 3)).astype(np.float32)
-    together = to_image(points, some, 120)
-    assert together.dtype == np.float32 and to_image(points[:0], [], 120).shape == (0, 5, 3)
+    together = to_image(points, *maps(some, 120))
+    assert together.dtype == np.float32 and to_image(points[:0], *maps([], 120)).shape == (0, 5, 3)
     for roi, given_, found in zip(some, points, together, strict=True):
         np.testing.assert_array_equal(found, roi.to_image(given_, 120))
         if roi.angle:
@@ -32,6 +32,14 @@ def test_many_regions_take_their_points_back_at_once():
         # the middle of the crop is the region's centre, z is scaled alone
         center = np.array([roi.center_x, roi.center_y, 0])
         np.testing.assert_allclose(found, center + (given_ - [59.5, 59.5, 0]) * roi.side / 120, atol=1e-3)
+
+
+def test_regions_of_many_faces_are_those_of_each():
+    points = np.random.default_rng(1).uniform(-10, 130, (3, 5, 3)).astype(np.float32)
+    for angle, face, roi in zip((0.0, 37.5, -170.0), points, rois_from_landmarks(points, (0, 37.5, -170)), strict=True):
+        alone = Roi.from_landmarks(face, angle=angle)
+        for name in ("center_x", "center_y", "side", "angle"):
+            assert getattr(roi, name) == pytest.approx(getattr(alone, name), abs=1e-9)
 
 
 @pytest.mark.parametrize("scale", [2.1, 3.7, 9.5])
