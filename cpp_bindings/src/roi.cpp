@@ -33,34 +33,43 @@ struct Tap {
   float weight;  // of the second
 };
 
-std::vector<Tap> make_taps(double start, double scale, int size, int length) {
-  std::vector<Tap> taps(static_cast<std::size_t>(size));
-  for (int i = 0; i < size; ++i) {
-    const double at = std::clamp(start + scale * i, -1.0, static_cast<double>(length));
-    const double low = std::floor(at);
-    const int first = static_cast<int>(low);
-    taps[static_cast<std::size_t>(i)] = {std::clamp(first, 0, length - 1), std::clamp(first + 1, 0, length - 1),
-                                         static_cast<float>(at - low)};
-  }
-  return taps;
+// The arithmetic is that of OpenCV's warpAffine, so that both cut the same bytes: a place is a float, whose row's part
+// is a rounded product and a rounded sum, and whose column's part is added in one rounding; pixels are blended across,
+// then down. Kernels do a + w * (b - a) in one rounding where the processor can: CMakeLists.txt lets the compiler do so.
+
+Tap make_tap(float at, int length) {
+  const float within = std::min(std::max(at, -1.0F), static_cast<float>(length));
+  const float low = std::floor(within);
+  const int first = static_cast<int>(low);
+  return {std::clamp(first, 0, length - 1), std::clamp(first + 1, 0, length - 1), within - low};
 }
 
-/// line[i] = between the rows `a` and `b`, of bytes.
-CLN_KERNEL void blend_rows(const std::uint8_t* a, const std::uint8_t* b, float weight, std::size_t count, float* line) {
+float row_part(double step, int row, double start) {
+  return static_cast<float>(step) * static_cast<float>(row) + static_cast<float>(start);
+}
+
+/// Where the pixels of a crop's row lie: start + step * i.
+CLN_KERNEL void make_places(float start, float step, std::size_t count, float* places) {
   for (std::size_t i = 0; i < count; ++i) {
-    const int low = a[i], high = b[i];
-    line[i] = static_cast<float>(low) + weight * static_cast<float>(high - low);
+    places[i] = start + step * static_cast<float>(i);
   }
 }
 
-/// Offsets, in floats, of a crop pixel's two neighbours in a blended line.
+/// Offsets of a crop pixel's two neighbours in a line of the image.
 struct Pair {
   std::uint32_t first, second;
   float weight;
 };
 
-/// Four channels at once, so that it becomes one vector operation; the fourth is overwritten by the next pixel.
-CLN_KERNEL void blend_columns(const float* line, const Pair* pairs, std::size_t count, float* values) {
+CLN_KERNEL void to_floats(const std::uint8_t* bytes, std::size_t count, float* floats) {
+  for (std::size_t i = 0; i < count; ++i) {
+    floats[i] = static_cast<float>(bytes[i]);
+  }
+}
+
+/// values[u, c] = between the two neighbours in a line of floats, which goes on for another four. Four channels at
+/// once, so that it becomes one vector operation; the fourth is overwritten by the next pixel.
+CLN_KERNEL void blend_across(const float* line, const Pair* pairs, std::size_t count, float* values) {
   for (std::size_t i = 0; i < count; ++i) {
     float a[4], b[4];
     std::memcpy(a, line + pairs[i].first, sizeof a);
@@ -72,40 +81,53 @@ CLN_KERNEL void blend_columns(const float* line, const Pair* pairs, std::size_t 
   }
 }
 
-CLN_KERNEL void round_line(const float* values, std::size_t count, std::uint8_t* out) {
+CLN_KERNEL void blend_down(const float* a, const float* b, float weight, std::size_t count, std::uint8_t* out) {
   for (std::size_t i = 0; i < count; ++i) {
-    out[i] = round_to_byte(values[i]);
+    out[i] = round_to_byte(a[i] + weight * (b[i] - a[i]));
   }
 }
 
 /// out[u, v] = image at (left + scale * u, top + scale * v), bilinear, edges replicated.
 void warp(const ImageView& image, double scale, double left, double top, int size, std::uint8_t* out) {
-  const auto columns = make_taps(left, scale, size, image.width);
-  const auto rows = make_taps(top, scale, size, image.height);
-  const auto channels = static_cast<std::size_t>(image.channels);
-  const int first = columns.front().first, last = columns.back().second;
-  const std::size_t span = static_cast<std::size_t>(last - first + 1) * channels;
-  const auto crop_pixels = static_cast<std::size_t>(size);
-  std::vector<Pair> pairs(crop_pixels);
-  for (std::size_t u = 0; u < crop_pixels; ++u) {
+  const auto pixels = static_cast<std::size_t>(size), channels = static_cast<std::size_t>(image.channels);
+  std::vector<float> places(pixels);
+  make_places(static_cast<float>(left), static_cast<float>(scale), pixels, places.data());
+  const int first = make_tap(places.front(), image.width).first, last = make_tap(places.back(), image.width).second;
+  std::vector<Pair> pairs(pixels);
+  for (std::size_t u = 0; u < pixels; ++u) {
+    const Tap tap = make_tap(places[u], image.width);
     const auto offset = [&](int x) {
       return static_cast<std::uint32_t>(static_cast<std::size_t>(x - first) * channels);
     };
-    pairs[u] = {offset(columns[u].first), offset(columns[u].second), columns[u].weight};
+    pairs[u] = {offset(tap.first), offset(tap.second), tap.weight};
   }
-  std::vector<float> line(span + 4), values(crop_pixels * 3 + 1);
-  for (int v = 0; v < size; ++v) {
-    const Tap& row = rows[static_cast<std::size_t>(v)];
-    const auto at = [&](int y) { return image.data + y * image.stride + std::ptrdiff_t{first} * image.channels; };
-    blend_rows(at(row.first), at(row.second), row.weight, span, line.data());
-    blend_columns(line.data(), pairs.data(), crop_pixels, values.data());
-    std::uint8_t* line_out = out + static_cast<std::size_t>(v) * crop_pixels * 3;
-    if (channels == 1) {
-      for (std::size_t u = crop_pixels; u-- > 0;) {
-        values[3 * u + 1] = values[3 * u + 2] = values[3 * u];
-      }
+  const std::size_t span = static_cast<std::size_t>(last - first + 1) * channels;
+  std::vector<float> floats(span + 4), values[2];
+  values[0].resize(3 * pixels + 1);
+  values[1].resize(3 * pixels + 1);
+  int held[2] = {-1, -1};  // the image's rows that the two lines of values are of
+  const auto hold = [&](std::size_t which, int row) {
+    to_floats(image.data + row * image.stride + std::ptrdiff_t{first} * image.channels, span, floats.data());
+    float* line = values[which].data();
+    blend_across(floats.data(), pairs.data(), pixels, line);
+    for (std::size_t u = channels == 1 ? pixels : 0; u-- > 0;) {
+      line[3 * u + 1] = line[3 * u + 2] = line[3 * u];
     }
-    round_line(values.data(), crop_pixels * 3, line_out);
+    held[which] = row;
+  };
+  for (int v = 0; v < size; ++v, out += 3 * pixels) {
+    const Tap tap = make_tap(row_part(scale, v, top), image.height);
+    if (tap.first == held[1]) {
+      std::swap(values[0], values[1]);
+      std::swap(held[0], held[1]);
+    }
+    if (tap.first != held[0]) {
+      hold(0, tap.first);
+    }
+    if (tap.second != held[1]) {
+      hold(1, tap.second);
+    }
+    blend_down(values[0].data(), values[1].data(), tap.weight, 3 * pixels, out);
   }
 }
 
@@ -127,32 +149,40 @@ struct Corner {
   float x, y;
 };
 
+CLN_KERNEL void blend_corners(const std::uint8_t* data, const Corner* corners, std::size_t count, bool grey,
+                              std::uint8_t* out) {
+  for (std::size_t i = 0; i < count; ++i) {
+    const Corner& corner = corners[i];
+    for (std::size_t c = 0; c < 3; ++c) {
+      const std::uint8_t* above = data + corner.above + (grey ? 0 : c);
+      const std::uint8_t* below = data + corner.below + (grey ? 0 : c);
+      const int a = above[0], b = above[corner.across], d = below[0], e = below[corner.across];
+      const float high = static_cast<float>(a) + corner.x * static_cast<float>(b - a);
+      const float low = static_cast<float>(d) + corner.x * static_cast<float>(e - d);
+      out[3 * i + c] = round_to_byte(high + corner.y * (low - high));
+    }
+  }
+}
+
 /// As warp, for a turned region.
 void warp_turned(const ImageView& image, const Placement& at, int size, std::uint8_t* out) {
-  const int channels = image.channels;
-  const double last_x = image.width - 1, last_y = image.height - 1;
-  std::vector<Corner> corners(static_cast<std::size_t>(size));
-  for (int v = 0; v < size; ++v) {
-    const double x0 = at.left - at.b * v, y0 = at.top + at.a * v;
-    for (int u = 0; u < size; ++u) {
+  const auto pixels = static_cast<std::size_t>(size);
+  const auto last_x = static_cast<float>(image.width - 1), last_y = static_cast<float>(image.height - 1);
+  std::vector<Corner> corners(pixels);
+  std::vector<float> xs(pixels), ys(pixels);
+  for (int v = 0; v < size; ++v, out += 3 * pixels) {
+    make_places(row_part(-at.b, v, at.left), static_cast<float>(at.a), pixels, xs.data());
+    make_places(row_part(at.a, v, at.top), static_cast<float>(at.b), pixels, ys.data());
+    for (std::size_t u = 0; u < pixels; ++u) {
       // Beyond the edge, all taps are the edge's: the same as a point on it.
-      const double x = std::clamp(x0 + at.a * u, 0.0, last_x), y = std::clamp(y0 + at.b * u, 0.0, last_y);
+      const float x = std::clamp(xs[u], 0.0F, last_x), y = std::clamp(ys[u], 0.0F, last_y);
       const int column = static_cast<int>(x), row = static_cast<int>(y);
-      const std::ptrdiff_t above = row * image.stride + std::ptrdiff_t{column} * channels;
-      corners[static_cast<std::size_t>(u)] = {above, row < image.height - 1 ? above + image.stride : above,
-                                              column < image.width - 1 ? channels : 0, static_cast<float>(x - column),
-                                              static_cast<float>(y - row)};
+      const std::ptrdiff_t above = row * image.stride + std::ptrdiff_t{column} * image.channels;
+      corners[u] = {above, row < image.height - 1 ? above + image.stride : above,
+                    column < image.width - 1 ? image.channels : 0, x - static_cast<float>(column),
+                    y - static_cast<float>(row)};
     }
-    for (const Corner& corner : corners) {
-      const std::uint8_t *above = image.data + corner.above, *below = image.data + corner.below;
-      for (int c = 0; c < 3; ++c) {
-        const int from = channels == 1 ? 0 : c;
-        const auto tap = [from](const std::uint8_t* pixel) { return static_cast<float>(pixel[from]); };
-        const float high = tap(above) + corner.x * (tap(above + corner.across) - tap(above));
-        const float low = tap(below) + corner.x * (tap(below + corner.across) - tap(below));
-        *out++ = round_to_byte(high + corner.y * (low - high));
-      }
-    }
+    blend_corners(image.data, corners.data(), pixels, image.channels == 1, out);
   }
 }
 
@@ -201,7 +231,8 @@ inline void add_columns(const float* sums, std::size_t blocks, std::size_t n, fl
 }
 
 /// Means of n * n bytes, rounded as OpenCV does: halves up for 2 x 2, to even otherwise.
-CLN_KERNEL void block_means(const float* totals, std::size_t count, int n, std::uint8_t* means) {
+/// `totals` become the means before rounding: a product that is rounded itself, not in one with what rounds it.
+CLN_KERNEL void block_means(float* totals, std::size_t count, int n, std::uint8_t* means) {
   const float weight = 1.0F / (static_cast<float>(n) * static_cast<float>(n));
   if (n == 2) {
     for (std::size_t i = 0; i < count; ++i) {
@@ -209,7 +240,10 @@ CLN_KERNEL void block_means(const float* totals, std::size_t count, int n, std::
     }
   } else {
     for (std::size_t i = 0; i < count; ++i) {
-      means[i] = round_to_byte(totals[i] * weight);
+      totals[i] *= weight;
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      means[i] = round_to_byte(totals[i]);
     }
   }
 }

@@ -162,6 +162,14 @@ bool is_off(const Roi& roi, const Roi& better) {
          std::abs(difference(better.angle, roi.angle)) > 20;
 }
 
+/// The nearest region on a grid: runtime/tracking.py says why.
+Roi on_grid(const Roi& roi) {
+  const double unit = std::ldexp(1.0, static_cast<int>(std::nearbyint(std::log2(roi.side))) - 8);
+  const auto nearest = [](double value, double step) { return step * std::nearbyint(value / step); };
+  return {nearest(roi.center_x, unit), nearest(roi.center_y, unit), nearest(roi.side, unit),
+          nearest(roi.angle, 0.25)};
+}
+
 bool is_near(const Roi& a, const Roi& b) { return way(a, b) < same * std::max(a.side, b.side); }
 
 struct Track {
@@ -449,7 +457,7 @@ std::vector<Found> Tracker::State::run(const ImageView& image) {
   for (std::size_t i = 0; i < found.size(); ++i) {
     if (is_off(found[i].raw.roi, found[i].next)) {
       again.push_back(i);
-      better.push_back(found[i].next);
+      better.push_back(on_grid(found[i].next));
     }
   }
   auto seen = see(image, better);
@@ -594,8 +602,8 @@ void Tracker::State::move_on(Track& track, const Found& found, double step) {
   const double side = old.side * std::exp(std::copysign(std::max(0.0, std::abs(growth) - rest), growth));
   const double turn = difference(now.angle, old.angle);
   const double angle = old.angle + std::copysign(std::max(0.0, std::abs(turn) - rest_angle), turn);
-  track.roi = {old.center_x + go * (x - old.center_x), old.center_y + go * (y - old.center_y), side,
-               difference(angle, 0.0)};
+  track.roi = on_grid({old.center_x + go * (x - old.center_x), old.center_y + go * (y - old.center_y), side,
+                       difference(angle, 0.0)});
 }
 
 }  // namespace cln

@@ -54,6 +54,8 @@ def test_crop_agrees_with_opencv_within_a_grey_level(cln_cpp, without_binding, s
     expected, got = crop(image, rois, size), cln_cpp.crop(image, rows(rois), size)
     assert got.shape == expected.shape and got.dtype == np.uint8
     assert np.abs(got.astype(int) - expected).max() <= 1
+    if size % 16 == 0:  # in other sizes, OpenCV's last columns have an arithmetic of their own
+        assert (got != expected).mean() < 1e-5
     assert np.array_equal(cln_cpp.crop(image, rows(rois)[::2, :3].copy(), size), got[::2])
 
 
@@ -267,10 +269,8 @@ def test_the_package_carries_types(cln_cpp):
 
 
 @pytest.mark.parametrize(("smoothing", "number"), [("responsive", 2), ("still", 1), ("off", 0)])
-def test_the_tracker_gives_the_answers_of_python_s(cln_cpp, monkeypatch, smoothing, number):
+def test_the_tracker_gives_the_answers_of_python_s(cln_cpp, without_binding, smoothing, number):
     pytest.importorskip("onnxruntime")
-    # The same crops: a byte that OpenCV rounds otherwise moves the next frame's region, and that all of its bytes.
-    monkeypatch.setattr(compiled, "cln_cpp", cln_cpp)
     photo = cv2.imread(str(ROOT / "examples" / "astronaut.jpg"))
     other = np.clip(cv2.flip(photo, 1) * np.array([0.9, 0.6, 0.45]), 0, 255).astype(np.uint8)
     detector = BlazeFaceDetector()
@@ -300,6 +300,7 @@ def test_the_tracker_gives_the_answers_of_python_s(cln_cpp, monkeypatch, smoothi
         expected, got = ours(frame, i / 25), theirs.track(frame, i / 25)
         assert [(face.id, face.age) for face in expected] == [(face[0], face[1]) for face in got]
         for face, (_, _, score, params, landmarks, raw) in zip(expected, got, strict=True):
+            # A byte of a crop that differs is worth a thousandth of a pixel, a region that differs a tenth.
             assert np.abs(face.landmarks - landmarks).max() < 0.01 and np.abs(face.raw.landmarks - raw).max() < 0.01
             assert np.abs(face.params - params).max() < 0.01 and score == pytest.approx(face.face.score, abs=1e-6)
             seen += 1
