@@ -25,7 +25,7 @@ _INSIDE = np.float32(-1e-5)  # of a weight: a vertex lies in its own triangles, 
 _INFINITY = np.float32(np.inf)
 _ZERO = np.float32(0)
 _TINY = np.float32(1e-30)
-_AT_ONCE = 1 << 12  # spans, or pixels, worked on at once: 32 kB an array
+_AT_ONCE = 1 << 14  # spans, or pixels, worked on at once: 64 or 128 kB an array
 _GRID_COLUMNS = 4  # for each row of the grid that many points are sorted into
 _PAIRS_AT_ONCE = 1 << 20  # points times triangles that are compared without sorting them first
 
