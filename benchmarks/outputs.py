@@ -282,18 +282,21 @@ def _poses(reconstruct: Reconstructor, count: int) -> dict[str, float]:
     finally:
         module.random_distance = drawn
     both = np.median(np.array(errors["centred"] + errors["off-centre"]), axis=0)
-    frontal = np.tile(np.abs(yaws) <= _FRONTAL, 2)
     centred, aside = (np.median(np.array(errors[where]), axis=0) for where in ("centred", "off-centre"))
-    return {
+    figures = {
         "metric pose: median rotation error, °": float(both[0]),
-        f"metric pose: the same, |yaw| <= {_FRONTAL:g}°": float(
-            np.median(np.array(errors["centred"] + errors["off-centre"])[frontal, 0])
-        ),
         "metric pose: the network's own, centred, against its exact label, °": float(np.median(own)),
         "metric pose: median distance error, %": float(both[1]),
         "metric pose: rotation, off-centre over centred": float(aside[0] / centred[0]),
         "metric pose: distance, off-centre over centred": float(aside[1] / centred[1]),
     }
+    frontal = np.tile(np.abs(yaws) <= _FRONTAL, 2)
+    if frontal.any():
+        rotation_errors = np.array(errors["centred"] + errors["off-centre"])[:, 0]
+        figures[f"metric pose: median rotation error, |yaw| <= {_FRONTAL:g}°"] = float(
+            np.median(rotation_errors[frontal])
+        )
+    return figures
 
 
 def _between(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
