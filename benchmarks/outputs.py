@@ -1,7 +1,7 @@
 """What results cost, and how right they are: one row for each thing that people take away.
 
     python -m benchmarks.outputs --json outputs.json
-    git worktree add /tmp/old 70ba55c && python -m benchmarks.outputs --old /tmp/old
+    git worktree add out/old 70ba55c && python -m benchmarks.outputs --old out/old
 
 Everything is made here: a folder of photographs with several faces each (from the sample photograph), rendered heads
 with exact visibility, and heads seen in perspective with exact poses. Times are medians of rounds that take turns, in
@@ -39,6 +39,7 @@ from runtime.maps import depth_map, normal_map
 from runtime.pose import decompose, rotation_to_euler
 from runtime.rasterizer import surface_depth
 from runtime.results import Results
+from training.evaluation.metrics import geodesic
 
 _ROOT = Path(__file__).resolve().parents[1]
 _SAMPLE = _ROOT / "examples" / "astronaut.jpg"
@@ -275,10 +276,10 @@ def _poses(reconstruct: Reconstructor, count: int) -> dict[str, float]:
                 (face,) = reconstruct(picture, [_box(points)])
                 pupils = float(np.linalg.norm(landmarks[36:42].mean(axis=0) - landmarks[42:48].mean(axis=0)))
                 pose = face.metric_pose(camera, scale_mm=pupils)
-                off = _between(pose.rotation, rotation)
+                off = float(geodesic(pose.rotation, rotation))
                 errors[where].append((off, 100 * abs(pose.distance / float(np.linalg.norm(translation)) - 1)))
                 if not degrees:
-                    own.append(_between(face.pose.rotation, decompose(sample.params[:12])[1]))
+                    own.append(float(geodesic(face.pose.rotation, decompose(sample.params[:12])[1])))
     finally:
         module.random_distance = drawn
     both = np.median(np.array(errors["centred"] + errors["off-centre"]), axis=0)
@@ -297,11 +298,6 @@ def _poses(reconstruct: Reconstructor, count: int) -> dict[str, float]:
             np.median(rotation_errors[frontal])
         )
     return figures
-
-
-def _between(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
-    """Degrees from one rotation to another."""
-    return float(np.degrees(np.arccos(np.clip((np.trace(first @ second.T) - 1) / 2, -1, 1))))
 
 
 def _turned(

@@ -167,10 +167,15 @@ class Reconstructor(Closing):
         rois: Sequence[Roi],
         boxes: Sequence[tuple[float, float, float, float]] | None = None,
         scores: Sequence[float] | None = None,
+        landmarks: NDArray[np.float32] | None = None,
     ) -> list[Face]:
-        """Faces of params (F, 12 + S + E) that regions gave; without boxes, those that their regions are made of."""
+        """Faces of params (F, 12 + S + E) that regions gave; without boxes, those that their regions are made of.
+
+        `landmarks` (F, 68, 3), image pixels, are not computed again where they are known.
+        """
         size = self.engine.manifest.input_size
-        landmarks = self.landmarks(params, *maps(rois, size))
+        if landmarks is None:
+            landmarks = self.landmarks(params, *maps(rois, size))
         boxes = boxes or [_box_of(roi) for roi in rois]
         scores = scores or [1.0] * len(rois)
         return [

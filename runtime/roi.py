@@ -54,13 +54,7 @@ class Roi:
         xy = np.asarray(points, dtype=np.float64)
         if xy.ndim != 2 or len(xy) < 2 or xy.shape[1] < 2 or not np.isfinite(xy[:, :2]).all():
             raise InvalidInputError(f"landmarks: expected finite points of shape (N, 2), got shape {xy.shape}")
-        if not angle:
-            return cls._around(xy[:, :2].min(axis=0), xy[:, :2].max(axis=0))
-        axes = _rotation(angle)
-        along = xy[:, :2] @ axes
-        low, high = along.min(axis=0), along.max(axis=0)
-        center_x, center_y = (axes @ (low + high) / 2).tolist()
-        return cls(center_x=center_x, center_y=center_y, side=float((high - low).max()) * math.sqrt(2), angle=angle)
+        return rois_from_landmarks(xy[np.newaxis], [angle])[0]
 
     @classmethod
     def from_box(cls, box: ArrayLike) -> Roi:
@@ -110,21 +104,16 @@ class Roi:
 
     def map(self, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """`matrix` for points with z: a scaled rotation (3, 3) and an offset (3,)."""
-        matrix = self.matrix(size)
-        linear = np.zeros((3, 3))
-        linear[:2, :2], linear[2, 2] = matrix[:, :2], self.side / size
-        return linear, np.array((*matrix[:, 2], 0.0))
+        linear, offset = maps([self], size)
+        return linear[0], offset[0]
 
 
 def maps(rois: Sequence[Roi], size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """`Roi.map` of several regions at once: scaled rotations (F, 3, 3) and offsets (F, 3)."""
-    rows = np.array([(roi.center_x, roi.center_y, roi.side, roi.angle) for roi in rois]).reshape(-1, 4)
-    scale, turn, reach = rows[:, 2] / size, np.radians(rows[:, 3]), (size - 1) / 2
-    c, s = scale * np.cos(turn), scale * np.sin(turn)
-    linear, offset = np.zeros((len(rows), 3, 3)), np.zeros((len(rows), 3))
-    linear[:, 0, 0] = linear[:, 1, 1] = c
-    linear[:, 0, 1], linear[:, 1, 0], linear[:, 2, 2] = -s, s, scale
-    offset[:, 0], offset[:, 1] = rows[:, 0] - (c - s) * reach, rows[:, 1] - (s + c) * reach
+    matrices = np.array([roi.matrix(size) for roi in rois]).reshape(-1, 2, 3)
+    linear, offset = np.zeros((len(rois), 3, 3)), np.zeros((len(rois), 3))
+    linear[:, :2, :2], offset[:, :2] = matrices[:, :, :2], matrices[:, :, 2]
+    linear[:, 2, 2] = [roi.side / size for roi in rois]
     return linear, offset
 
 
@@ -136,7 +125,7 @@ def to_image(
     return np.asarray(placed, dtype=np.float32)
 
 
-def rois_from_landmarks(points: NDArray[np.float32], angles: Sequence[float]) -> list[Roi]:
+def rois_from_landmarks(points: NDArray[np.floating], angles: Sequence[float]) -> list[Roi]:
     """`Roi.from_landmarks` of several faces' landmarks (F, N, 2 or 3), each with its angle, at once."""
     turn = np.radians(angles)
     c, s = np.cos(turn), np.sin(turn)

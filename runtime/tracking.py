@@ -374,21 +374,10 @@ class Tracker:
         return sorted(result, key=lambda face: face.id)
 
     def _faces(self, params: NDArray[np.float32], landmarks: NDArray[np.float32], rois: list[Roi]) -> list[Face]:
-        reconstruct = self._reconstruct
         low = landmarks[:, :, :2].min(axis=1)
         boxes = np.concatenate([low, landmarks[:, :, :2].max(axis=1) - low], axis=1).tolist()
-        return [
-            Face(
-                box=tuple(box),
-                score=track.score,
-                roi=roi,
-                crop_size=reconstruct.engine.manifest.input_size,
-                params=own,
-                landmarks=points,
-                model=reconstruct.face_model,
-            )
-            for track, box, roi, own, points in zip(self._tracks, boxes, rois, params, landmarks, strict=True)
-        ]
+        scores = [track.score for track in self._tracks]
+        return self._reconstruct.faces(params, rois, [tuple(box) for box in boxes], scores, landmarks)
 
     def _smoothed(self, placed: Placed, rois: list[Roi], step: float, setting: Smoothing) -> Placed:
         sides = np.array([roi.side for roi in rois])

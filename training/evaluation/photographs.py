@@ -19,7 +19,7 @@ from runtime.detection import FaceDetector, roi_from_detection
 from runtime.errors import InvalidInputError
 from runtime.face_model import LANDMARKS, POSE_SIZE, FaceModel
 from runtime.pose import decompose, picture_angles
-from runtime.roi import Roi, crop
+from runtime.roi import Roi, crop, rois_from_landmarks
 from training.data.aflw2000 import AnnotatedFace
 from training.data.landmarks import PointFace, Scheme
 from training.evaluation.accuracy import Accuracy, accuracy_of, nme_of, place, without_form
@@ -152,7 +152,7 @@ def regions_of(params: NDArray[np.float32], landmarks: NDArray[np.float32]) -> l
     """
     rotations = np.stack([decompose(row)[1] for row in params[:, :POSE_SIZE]])
     angles = picture_angles(rotations, [0.0] * len(params))
-    return [Roi.from_landmarks(points, angle=angle) for points, angle in zip(landmarks, angles, strict=True)]
+    return rois_from_landmarks(landmarks, angles)
 
 
 def predict_regions(

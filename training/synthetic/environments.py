@@ -6,6 +6,8 @@ camera), in the units of `lighting`: a white surface under uniform light of inte
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -63,10 +65,13 @@ def prepare(picture: FloatArray) -> Environment:
     )
 
 
-def look_into(rng: np.random.Generator, environment: Environment, size: int) -> tuple[Lights, FloatArray, FloatArray]:
+def look_into(
+    rng: np.random.Generator, environment: Environment, size: int
+) -> tuple[Lights, FloatArray, Callable[[], FloatArray]]:
     """A head in a random place of the environment.
 
-    Its light, the background (size, size, 3) behind it, and what lies before it (size, size, 3), which glasses mirror.
+    Its light, the background (size, size, 3) behind it, and what draws what lies before it (size, size, 3): few wear
+    glasses to mirror it.
     """
     yaw, pitch = uniform(rng, -np.pi, np.pi), float(np.clip(rng.normal(0.0, 0.2), -0.6, 0.6))
     roll = rng.normal(0, 0.06)
@@ -92,7 +97,7 @@ def look_into(rng: np.random.Generator, environment: Environment, size: int) -> 
     background = _seen(environment.picture, to_camera, mirror, size, angle=uniform(rng, 18, 80), ahead=-1.0)
     if chance(rng, 0.6):
         background = cv2.GaussianBlur(background, (0, 0), uniform(rng, 0.8, 6.0))
-    before = _seen(environment.picture, to_camera, mirror, size, angle=110.0, ahead=1.0)
+    before = functools.partial(_seen, environment.picture, to_camera, mirror, size, angle=110.0, ahead=1.0)
     return lights, background, before
 
 

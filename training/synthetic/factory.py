@@ -7,6 +7,7 @@ at integers, y down), then the 40 shape and 10 expression coefficients that the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -124,8 +125,10 @@ class FaceFactory:
         params = np.concatenate([subject.camera.pose.ravel(), subject.coefficients]).astype(np.float32)
         return Sample(image=develop(rng, picture, face), params=params)
 
-    def _surroundings(self, rng: np.random.Generator) -> tuple[Lights, FloatArray | None, FloatArray | None]:
-        """Light, and the background and what lies before the face, where they come with it."""
+    def _surroundings(
+        self, rng: np.random.Generator
+    ) -> tuple[Lights, FloatArray | None, Callable[[], FloatArray] | None]:
+        """Light, and the background and what draws what lies before the face, where they come with it."""
         if self._library is None or chance(rng, 0.25):
             return random_lights(rng), None, None
         if chance(rng, 0.16):
@@ -154,7 +157,13 @@ class FaceFactory:
         )
 
     def _render(
-        self, rng: np.random.Generator, subject: _Subject, lights: Lights, before: FloatArray | None, *, clear: bool
+        self,
+        rng: np.random.Generator,
+        subject: _Subject,
+        lights: Lights,
+        before: Callable[[], FloatArray] | None,
+        *,
+        clear: bool,
     ) -> tuple[FloatArray, FloatArray, tuple[FloatArray, FloatArray]]:
         """Radiance (S, S, 3) premultiplied by coverage, coverage (S, S), and the tones (3,) of skin and hair."""
         head, camera = self._head, subject.camera
@@ -216,7 +225,7 @@ class FaceFactory:
 
     def _draw_lenses(
         self, rng: np.random.Generator, glasses: accessories.Glasses, camera: Camera, buffer: GeometryBuffer,
-        color: FloatArray, lights: Lights, before: FloatArray | None,
+        color: FloatArray, lights: Lights, before: Callable[[], FloatArray] | None,
     ) -> None:  # fmt: skip
         """Tints what is behind the lenses and adds their reflection, in place."""
         lens = GeometryBuffer(
@@ -225,10 +234,12 @@ class FaceFactory:
         draw(self._screen(glasses.lens_vertices, camera), glasses.lens_triangles, lens)
         through = lens.triangle >= 0
         sky = max(lights.level, 0.05) * glasses.mirror
-        row = np.linspace(uniform(rng, 0.2, 1.8), uniform(rng, 0.2, 1.8), len(color), dtype=np.float32)[:, None, None]
-        reflection = (row * sky).astype(np.float32) * np.ones_like(color)
+        top, bottom = uniform(rng, 0.2, 1.8), uniform(rng, 0.2, 1.8)
         if before is not None:
-            reflection = cv2.resize(before, color.shape[1::-1]) * np.float32(glasses.mirror)
+            reflection = cv2.resize(before(), color.shape[1::-1]) * np.float32(glasses.mirror)
+        else:
+            row = np.linspace(top, bottom, len(color), dtype=np.float32)[:, None, None]
+            reflection = (row * sky).astype(np.float32) * np.ones_like(color)
         # A lens beside the head shows the background, which is drawn later: there it can only reflect.
         color[through] = color[through] * glasses.tint + reflection[through]
 
