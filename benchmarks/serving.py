@@ -6,7 +6,8 @@ from the moment a request was due, so a server that falls behind cannot hide it.
 and reconstructs one photograph after the other. Clients and server share this machine's cores, unless --server names
 another machine's. Batch sizes are Triton's own counts.
 
-    python -m benchmarks.serving ray --count 2000      # a folder through Ray, beside `python -m runtime` on the same
+    python -m benchmarks.serving --plot serving.png
+    python -m benchmarks.serving ray --count 2000 --repeats 3     # a folder through Ray, beside `python -m runtime`
 """
 
 from __future__ import annotations
@@ -181,12 +182,15 @@ def server_table(results: Sequence[Load]) -> str:
             number(result.rate, 1),
             f"{result.rate / base:.2f} ×",
             *(number(value, 1) for value in (result.p50_ms, result.p95_ms, result.p99_ms)),
+            f"{result.p99_ms / result.p50_ms:.1f} ×",
             number(result.mean_batch, 1),
             str(result.failed),
         ]
         for result in results
     ]
-    return table(("load", "requests/s", "over local", "p50 ms", "p95 ms", "p99 ms", "mean batch", "failed"), rows)
+    return table(
+        ("load", "requests/s", "over local", "p50 ms", "p95 ms", "p99 ms", "over p50", "mean batch", "failed"), rows
+    )
 
 
 def plot(results: Sequence[Load], path: Path, title: str) -> None:

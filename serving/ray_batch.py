@@ -5,7 +5,8 @@ results are Parquet files, a row a face (`serving.rows`), in a folder on any of 
 stopped: what has rows is left alone, and nothing gets two. Photographs that fail get a row that says why.
 
 The photographs still to do are cut into parts; a part is one file of results, written whole or not at all. So Ray may
-do a part again, when a worker dies, without leaving doubles. Only one run at a time may write into a folder.
+do a part again, when a worker dies, without leaving doubles; a photograph at which workers die gets an error row. Only
+one run at a time may write into a folder.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from runtime.image import IMAGE_SUFFIXES
 from runtime.items import VIDEO_SUFFIXES
 from runtime.manifest import Manifest
 from runtime.savers import SAVERS, check_savers
+from serving.lock import locked
 from serving.ray_workers import BATCH, FILES, PartWorker, Recipe, is_video
 from serving.results import forget_errors, part_name, photos_done
 from serving.rows import Origin
@@ -266,6 +268,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if names := [name for name in options.save.split(",") if name]:
         recipe = dataclasses.replace(recipe, save=check_savers(names))
     photos = find(options.sources, IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+    with locked(out):
+        return _run(options, recipe, photos, on_gpu=manifest.builder != "onnx")
+
+
+def _run(options: argparse.Namespace, recipe: Recipe, photos: Sequence[Place], *, on_gpu: bool) -> int:
+    """Does what has no rows yet."""
+    out = recipe.out
     if options.retry_errors:
         print(f"{forget_errors(out)} skipped photos are tried again")
     done = photos_done(out, recipe.origin)
@@ -274,7 +283,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{len(photos) - len(todo)} of {len(photos)} photos have rows in {out.name} already")
     if not todo:
         return Exit.DONE
-    on_gpu = manifest.builder != "onnx"
     with cluster(options.address) as (cpus, gpus):
         workers = fit_workers(options.workers, cpus, gpus, on_gpu=on_gpu)
         parts = cut(todo, workers, options.part)

@@ -32,6 +32,7 @@ from runtime.image import decode_image
 from runtime.items import VIDEO_SUFFIXES
 from runtime.reconstructor import Prepared, Reconstructor
 from runtime.savers import Photograph, save
+from serving.attempts import Attempt
 from serving.rows import Origin, row_of, rows_of, table_of, to_bytes
 from serving.storage import Place, StorageError
 
@@ -191,7 +192,8 @@ class PartWorker:
     """For `map_batches` with `batch_size=1`: works on a part's photographs or its video, and writes its Parquet file.
 
     A part's file appears whole or not at all, under a name that its photographs give; so a part that is done twice,
-    because a worker died on the way, is there once.
+    because a worker died on the way, is there once. A photograph that ends its workers is named in its row
+    (`serving.attempts`).
     """
 
     def __init__(self, recipe: Recipe, files: Any = None) -> None:
@@ -224,13 +226,15 @@ class PartWorker:
             recipe.roots[root].at(path)
             for root, path in zip(batch["roots"][0].tolist(), batch["paths"][0].tolist(), strict=True)
         ]
-        if len(places) == 1 and is_video(places[0]):
-            photos = [list(self._video(places[0]))]
+        attempt = Attempt.begin(recipe.out, str(batch["name"][0]))
+        if attempt.again or is_video(places[0]):
+            photos = [self._alone(place, attempt) for place in places]
+            attempt.working_on(None)  # what is next, writing, is no photograph's fault
         else:
-            save = self._save if recipe.save else None
-            photos = list(rows_in_batches(self._reconstruct, fetched(places), batch=recipe.batch, save=save))
+            photos = list(self._together(places))
         rows = [row for rows in photos for row in rows]
         (recipe.out / str(batch["name"][0])).write(to_bytes(table_of(rows, recipe.origin)))
+        attempt.done()
         errors = [row["error"] for row in rows if row["error"] is not None]
         faces = sum(row["face"] is not None for row in rows)
         return {
@@ -242,6 +246,18 @@ class PartWorker:
             "errors": ["\n".join(" ".join(e.split()) for e in errors[:100])],
             "seconds": [time.perf_counter() - started],
         }
+
+    def _together(self, places: Sequence[Place]) -> Iterator[list[dict[str, Any]]]:
+        """The rows of each photograph."""
+        save = self._save if self._recipe.save else None
+        return rows_in_batches(self._reconstruct, fetched(places), batch=self._recipe.batch, save=save)
+
+    def _alone(self, place: Place, attempt: Attempt) -> list[dict[str, Any]]:
+        """The rows of a photograph or video, or of what it did to workers before."""
+        if (problem := attempt.problem(place.name)) is not None:
+            return rows_of(place.name, [], problem)
+        attempt.working_on(place.name)
+        return list(self._video(place)) if is_video(place) else next(self._together([place]))
 
     def _video(self, place: Place) -> Iterator[dict[str, Any]]:
         """The rows of a video, from a copy of it here where it lies elsewhere."""

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from runtime.errors import MismatchError
+from serving.attempts import is_mark
 from serving.rows import PART, SUFFIX, Origin, to_bytes
 from serving.storage import Place
 
@@ -63,9 +64,10 @@ def forget_errors(out: Place) -> int:
 
 
 def _sweep(out: Place) -> None:
-    """Removes what workers that were killed left half-written."""
+    """Removes what workers that were killed left half-written, and their marks."""
     for info in out.files(recursive=False):
-        if info.path.rpartition("/")[2].startswith(f".{PART}") and info.path.endswith(".part"):
+        name = info.path.rpartition("/")[2]
+        if is_mark(name) or (name.startswith(f".{PART}") and name.endswith(".part")):
             out.at(info.path).delete()
 
 

@@ -109,6 +109,28 @@ def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path, how):
     assert Counter(row["path"] for row in rows_in(out)) == Counter(map(str, photos.iterdir()))
 
 
+@pytest.mark.slow
+def test_a_photograph_that_crashes_workers_gets_an_error_row(tmp_path):
+    """A decoder that crashes, as Python starts it: the run ends by itself, with a row for each photograph."""
+    photos = folder_of(tmp_path / "photos", 12)
+    (photos / "0005.jpg").unlink()
+    (photos / "0005.jpg").write_bytes(PHOTO.read_bytes() + b"deadly")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, cv2\n"
+        "decode = cv2.imdecode\n"
+        "def imdecode(data, *flags):\n"
+        "    if bytes(data[-6:]) == b'deadly': os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "    return decode(data, *flags)\n"
+        "cv2.imdecode = imdecode\n"
+    )
+    environment = os.environ | NICENESS | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    arguments = command(photos, "--out", tmp_path / "out", "--part", 4)
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 1 and "11 faces in 12 photos" in done.stdout, done.stderr
+    assert f"skipped {photos}/0005.jpg: " in done.stderr and "2 processes died" in done.stderr
+    assert Counter(row["path"] for row in rows_in(tmp_path / "out")) == Counter(map(str, photos.iterdir()))
+
+
 def wait_for(condition):
     until = time.monotonic() + 120
     while not condition():

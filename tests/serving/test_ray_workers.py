@@ -110,6 +110,46 @@ def test_files_besides_the_rows(photos, tmp_path):
     assert photos_done(out, recipe.origin) == {photo.name for photo in both}
 
 
+class WorkerDiesError(BaseException):
+    """As if the process had ended: nobody catches it."""
+
+
+def test_a_photograph_that_ends_its_workers_is_named(photos, tmp_path, monkeypatch):
+    """Twice alone, after once among others; the other photographs lose nothing."""
+    deadly, real = photos[1].name, ray_workers.decode_image
+    died = []
+
+    def decode(content, *, name):
+        if name == deadly:
+            died.append(name)
+            raise WorkerDiesError
+        return real(content, name=name)
+
+    monkeypatch.setattr(ray_workers, "decode_image", decode)
+    out = place(str(tmp_path / "out"))
+    recipe = dataclasses.replace(recipe_of(EDGE, None, out)[0], roots=(photos[0],))
+    for _ in range(3):
+        with pytest.raises(WorkerDiesError):
+            PartWorker(recipe)(a_batch(photos))
+    told = PartWorker(recipe)(a_batch(photos))
+    assert [told[key] for key in ("photos", "faces", "skipped")] == [[6], [2], [4]] and len(died) == 3
+    rows = pq.read_table(tmp_path / "out").to_pylist()
+    assert "2 processes died" in rows[1]["error"] and deadly in rows[1]["error"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [part_name([p.name for p in photos])]
+
+
+def test_a_death_with_another_cause_costs_nothing(photos, tmp_path, monkeypatch):
+    """Workers that die while they write: the part is done again, whole, and no photograph is blamed."""
+    out = place(str(tmp_path / "out"))
+    recipe = dataclasses.replace(recipe_of(EDGE, None, out)[0], roots=(photos[0],))
+    with monkeypatch.context() as killed:
+        killed.setattr(ray_workers, "to_bytes", lambda table: (_ for _ in ()).throw(WorkerDiesError()))
+        for _ in range(4):
+            with pytest.raises(WorkerDiesError):
+                PartWorker(recipe)(a_batch(photos[:1]))
+    assert PartWorker(recipe)(a_batch(photos[:1]))["faces"] == [1]
+
+
 def test_for_map_batches(reconstruct):
     convert = FaceReconstruction()
     table = convert({"path": np.array(["a", "b"]), "bytes": np.array([PHOTO.read_bytes(), b"no"], dtype=object)})

@@ -1,5 +1,10 @@
 """Where photographs are found, and files of results that are whole or not there."""
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,6 +14,8 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from runtime import FileFormatError, InvalidInputError, MismatchError, read_image
+from serving import lock
+from serving.lock import LockedError, locked
 from serving.ray_batch import cut
 from serving.results import forget_errors, part_name, parts, photos_done
 from serving.rows import SCHEMA, Origin, face_of, rows_of, table_of, to_bytes
@@ -60,6 +67,37 @@ def test_sources_that_are_none(tree, source, kind, message):
     with pytest.raises(kind, match=message) as caught:
         find([source.format(tree=tree)], SUFFIXES)
     assert "\n" not in str(caught.value)
+
+
+def test_one_run_at_a_time(tmp_path, monkeypatch):
+    """Refused: while another runs, or may run elsewhere, or one that cannot be read. Not by one that is gone."""
+    monkeypatch.setattr(lock, "_MOMENT", 0.0)
+    folder, file = place(str(tmp_path / "out")), tmp_path / "out" / ".lock"
+    with locked(folder):
+        own = json.loads(file.read_text())
+        with pytest.raises(LockedError, match=rf"process {os.getpid()} on .*delete the file"), locked(folder):
+            pass
+        assert json.loads(file.read_text()) == own
+    assert not file.exists()
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    for change in ({"pid": int(gone.stdout)}, {"born": "of another process with our number"}):
+        file.write_text(json.dumps(own | change))
+        with locked(folder):
+            assert json.loads(file.read_text())["token"] != own["token"]
+    for content in (json.dumps(own | {"host": "elsewhere"}), "torn"):
+        file.write_text(content)
+        with pytest.raises(LockedError), locked(folder):
+            pass
+        assert file.read_text() == content
+
+
+def test_of_two_runs_that_start_together_one_goes_on(tmp_path, monkeypatch):
+    """The other has seen no lock either, and writes its own after ours."""
+    other = json.dumps({"host": "elsewhere", "pid": 7, "since": "now"})
+    monkeypatch.setattr(lock.time, "sleep", lambda _: (tmp_path / ".lock").write_text(other))
+    with pytest.raises(LockedError, match="process 7 on elsewhere"), locked(place(str(tmp_path))):
+        pass
+    assert (tmp_path / ".lock").read_text() == other
 
 
 def test_write_leaves_nothing_half_written(tmp_path):
