@@ -2,16 +2,17 @@
 
 Pixel (x, y) shows the nearest triangle over its centre, the point (x, y) of `runtime.roi`'s numbering; bigger z is
 nearer; both sides of a triangle are drawn. Inside a triangle everything is linear on the screen (a scaled-orthographic
-camera). `cln_cpp` does the work where it is installed, else NumPy: a few thousand spans of pixels at a time, so that
-what is worked on stays in the processor's cache and small enough for the allocator to hand it out again (larger arrays
-are fresh pages each time, which cost more than the arithmetic). OpenCV 5's `triangleRasterize` takes longer.
+camera). `cln_cpp` does the work where it is installed, else NumPy, in four steps: triangles are cut at their middle
+corner into halves (`_halves`), halves into rows, called spans (`_spans`), spans into pixels, and of what is drawn on a
+pixel the nearest stays (`_draw`). `_runs` is what cuts: it counts each piece's parts through, a few thousand at a time,
+so that what is worked on stays in the processor's cache and small enough for the allocator to hand it out again (larger
+arrays are fresh pages each time, which cost more than the arithmetic). OpenCV 5's `triangleRasterize` takes longer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,11 @@ _INSIDE = np.float32(-1e-5)  # of a weight: a vertex lies in its own triangles, 
 _INFINITY = np.float32(np.inf)
 _ZERO = np.float32(0)
 _TINY = np.float32(1e-30)
-_AT_ONCE = 1 << 14  # spans, or pixels, worked on at once: 64 or 128 kB an array
+_AT_ONCE = 1 << 13  # spans, or pixels, worked on at once: 32 or 64 kB an array
 _GRID_COLUMNS = 4  # for each row of the grid that many points are sorted into
+_SPAN = np.dtype([("first", np.int32), ("number", np.int32), ("z", np.float32), ("along_x", np.float32)])
+"""A row of a triangle: its first pixel, counted row by row; one more than the triangle's number; z there; dz/dx."""
+_NUMBERS = (1 << 28) - 1  # bits of a float64 that change less than half of a float32's last place
 _PAIRS_AT_ONCE = 1 << 20  # points times triangles that are compared without sorting them first
 
 
@@ -56,38 +60,46 @@ class Raster:
             filled = compiled.cln_cpp.interpolate(self.vertices, self.triangles, self.triangle, given, unit)
             return np.asarray(filled, dtype=np.float32)
         height, width = self.triangle.shape
-        out = np.zeros((height, width, given.shape[1]), dtype=np.float32)
-        planes = self._planes(given)
-        column, row = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+        channels = given.shape[1]
+        out = np.empty((height, width, channels), dtype=np.float32)
+        origin, along_x, along_y = self._planes(given)  # (T + 1, C')
+        column = np.repeat(np.arange(width, dtype=np.float32), origin.shape[1])
         step = max(_AT_ONCE // width, 1)
         for first in range(0, height, step):
-            rows = slice(first, first + step)
-            plane = planes.take(self.triangle[rows], axis=1)  # (2 + 3C, h, W)
-            at_corner, along_x, along_y = plane[2:].reshape(3, -1, *plane.shape[1:])
-            along_x *= column - plane[0]
-            along_y *= row[rows] - plane[1]
-            at_corner += along_x
-            at_corner += along_y
+            number = self.triangle[first : first + step].astype(np.intp)
+            row = np.arange(first, first + len(number), dtype=np.float32)[:, None]
+            at_pixel, by_x, by_y = (
+                plane.take(number, axis=0).reshape(len(number), -1) for plane in (origin, along_x, along_y)
+            )
+            at_pixel += np.multiply(by_x, column, out=by_x)
+            at_pixel += np.multiply(by_y, row, out=by_y)
+            at_pixel = at_pixel.reshape(*number.shape, -1)
             if unit:
-                at_corner /= np.sqrt(np.maximum(np.square(at_corner).sum(axis=0), _TINY))
-            out[rows] = at_corner.transpose(1, 2, 0)
+                length = np.sqrt(np.maximum(np.square(at_pixel) @ np.ones(at_pixel.shape[2], dtype=np.float32), _TINY))
+                for channel in range(channels):
+                    np.divide(at_pixel[..., channel], length, out=out[first : first + step, :, channel])
+            else:
+                out[first : first + step] = at_pixel[..., :channels]
         return out
 
     def _planes(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(2 + 3C, T + 1): triangles' first corners, the values there, and how much they grow along x and y; zeros.
+        """(3, T + 1, C'): triangles' values at pixel (0, 0), and how much they grow along x and y; zeros.
 
-        The zeros come last, where triangle -1 is looked up.
+        The zeros come last, where triangle -1 is looked up, and fill channels up to a multiple of four: rows of 16
+        bytes are copied fastest.
         """
         corners = _columns(self.triangles)
         x, y = (axis.take(corners) for axis in _columns(self.vertices[:, :2]))  # (3, T)
         base, u, v = _columns(values).take(corners, axis=1).transpose(1, 0, 2)  # (C, T) each
         ax, ay, bx, by = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
         u, v = u - base, v - base
+        planes = np.zeros((3, len(self.triangles) + 1, -(-len(base) // 4) * 4), dtype=np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
             inverse = 1 / (ax * by - bx * ay)
             along_x, along_y = (by * u - ay * v) * inverse, (ax * v - bx * u) * inverse
-        planes = np.concatenate([x[:1], y[:1], base, along_x, along_y])
-        return np.pad(planes, ((0, 0), (0, 1)))
+            for plane, value in zip(planes, (base - along_x * x[0] - along_y * y[0], along_x, along_y), strict=True):
+                plane[:-1, : len(base)] = value.T
+        return planes
 
 
 def rasterize(vertices: NDArray[np.float32], triangles: NDArray[np.int32], shape: tuple[int, int]) -> Raster:
@@ -202,98 +214,83 @@ def _cells(
 def _draw(
     vertices: NDArray[np.float32], triangles: NDArray[np.int32], height: int, width: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Triangle numbers and depth (height, width): each row of each triangle is a span, each span a run of pixels."""
-    number = np.full(height * width, -1, dtype=np.int32)
-    depth = np.full(height * width, -_INFINITY, dtype=np.float32)
-    for triangle, first, counts, start, slope in _spans(vertices, triangles, height, width):
-        for span, step in _runs(counts):
-            pixel = first.take(span)
-            pixel += step
-            z = slope.take(span)
-            z *= step.astype(np.float32)
-            z += start.take(span)
-            drawn = triangle.take(span)
-            # Where several write to a pixel the last stays: of equals the first triangle, as they come backwards.
-            # Those nearer than what stayed write again, until none is.
-            nearer = z >= depth.take(pixel)
-            while nearer.any():
-                if not nearer.all():
-                    some = np.flatnonzero(nearer)
-                    pixel, z, drawn = pixel.take(some), z.take(some), drawn.take(some)
-                depth[pixel] = z
-                number[pixel] = drawn
-                nearer = z > depth.take(pixel)
-    return number.reshape(height, width), depth.reshape(height, width)
+    """Triangle numbers and depth (height, width): triangles are cut into spans, a row each, and spans into pixels.
+
+    A pixel keeps the greatest of the float64 that are drawn there. Each is z, a float32, with one more than the
+    triangle's number in bits that a float32 lacks: it rounds back to z.
+    """
+    nearest = np.full(height * width, -np.inf)
+    for spans, counts in _spans(vertices, triangles, height, width):
+        for which, step in _runs(counts):
+            span = spans.take(which)
+            drawn = (span["z"] + span["along_x"] * step.astype(np.float32)).astype(np.float64)
+            drawn.view(np.int64)[:] |= span["number"]
+            np.fmax.at(nearest, span["first"] + step, drawn)
+    depth, bits = nearest.astype(np.float32), nearest.view(np.int64)
+    bits &= _NUMBERS
+    bits -= 1
+    return bits.astype(np.int32).reshape(height, width), depth.reshape(height, width)
 
 
 def _spans(
     vertices: NDArray[np.float32], triangles: NDArray[np.int32], height: int, width: int
-) -> Iterator[tuple[NDArray[Any], ...]]:
-    """Of each row of each triangle, the last first: triangle, first pixel, number of pixels, z at the first, dz/dx."""
+) -> Iterator[tuple[NDArray[np.void], NDArray[np.intp]]]:
+    """The spans (`_SPAN`) of triangles, and how many pixels each has."""
     with np.errstate(all="ignore"):
-        rows, edges = _edges(vertices, triangles[::-1], height)
+        rows, halves = _halves(vertices, triangles, height)
         for which, down in _runs(rows):
             below = down.astype(np.float32)
-            long, to_long, upper, to_upper, lower, to_lower, side, z, along_x, along_y, x, top = edges.take(
-                which, axis=1
-            )
-            one = long + below * to_long
-            other = np.minimum(upper + below * to_upper, lower + below * to_lower) * side
+            long, to_long, short, to_short, z, along_x, along_y, top = halves.take(which, axis=0).T
+            one, other = long + below * to_long, short + below * to_short
             left = np.maximum(np.ceil(np.minimum(one, other) - _TOLERANCE), _ZERO)
             right = np.minimum(np.floor(np.maximum(one, other) + _TOLERANCE), np.float32(width - 1))
-            counts = np.fmax(right - left + 1, _ZERO).astype(np.intp)  # 0 of NaN, too
-            start = z + along_y * below + along_x * (left - x)
-            first = (down + top.astype(np.intp)) * width + left.astype(np.intp)
-            yield (len(rows) - 1 - which).astype(np.int32), first, counts, start, along_x
+            spans = np.empty(len(which), dtype=_SPAN)
+            spans["first"] = (down + top.astype(np.intp)) * width + left.astype(np.intp)
+            spans["number"] = 1 + (which >> 1)
+            spans["z"] = z + along_y * below + along_x * left
+            spans["along_x"] = along_x
+            yield spans, np.fmax(right - left + 1, _ZERO).astype(np.intp)  # 0 of NaN, too
 
 
-def _edges(
+def _halves(
     vertices: NDArray[np.float32], triangles: NDArray[np.int32], height: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """How many rows of the image each triangle (T, 3) meets, and what bounds its spans.
-
-    From top to bottom, the long edge bounds a triangle on one side; on the other do the two that meet in its middle
-    corner, whichever lies further in. These two are mirrored where that is the left side, so that the smaller x counts.
+    """Triangles (T, 3) cut at their middle corners: each half's rows lie between the long edge and a short one.
 
     Returns:
-        The rows (T,), 0 of what is not drawn; and (12, T): x of the long, the upper and the lower edge at the first
-        row, each followed by its growth a row; 1 or -1 by which the latter two are mirrored; z at the top corner's x in
-        the first row; dz/dx; dz/dy; the top corner's x; the first row.
+        How many rows of the image each meets, upper half, lower half, next triangle (2T,), 0 of what is not drawn; and
+        (2T, 8): x of the long and of the short edge in the first row, each followed by its growth a row; z there, at
+        x = 0; dz/dx; dz/dy; the first row.
     """
     x, y, z = _columns(vertices)
-    corners = _columns(triangles)
-    a, b, c = y.take(corners)
-    order = _DOWNWARDS.take(np.packbits([b < a, c < b, c < a], axis=0, bitorder="little")[0], axis=1)
-    corners = corners.ravel().take(order * corners.shape[1] + np.arange(corners.shape[1]))
-    (xa, xb, xc), (ya, yb, yc), (za, zb, zc) = x.take(corners), y.take(corners), z.take(corners)
-    area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
-    inverse = 1 / area
+    a, b, c = _downwards(_columns(triangles), y)
+    (xa, xb, xc), (ya, yb, yc), (za, zb, zc) = (axis.take([a, b, c]) for axis in (x, y, z))
+    inverse = 1 / ((xb - xa) * (yc - ya) - (xc - xa) * (yb - ya))
     along_x = ((yc - ya) * (zb - za) - (yb - ya) * (zc - za)) * inverse
     along_y = ((xb - xa) * (zc - za) - (xc - xa) * (zb - za)) * inverse
-    top, bottom = np.clip(np.ceil(ya), 0, height), np.clip(np.floor(yc), -1, height - 1)
-    drawn = np.isfinite(area) & np.isfinite(inverse)
-    rows = np.where(drawn, np.maximum(bottom - top + 1, 0), 0).astype(np.intp)
-    side = np.copysign(np.float32(1), area)
-    down = top - ya
-    to_long, to_upper, to_lower = (xc - xa) / (yc - ya), (xb - xa) / (yb - ya) * side, (xc - xb) / (yc - yb) * side
-    # A level edge bounds no row but its own, which the others bound as well.
-    upper = np.where(yb > ya, xa * side + down * to_upper, _INFINITY)
-    lower = np.where(yc > yb, xb * side + (top - yb) * to_lower, _INFINITY)
-    to_upper, to_lower = np.where(yb > ya, to_upper, 0), np.where(yc > yb, to_lower, 0)
-    long, z = xa + down * to_long, za + along_y * down
-    return rows, np.stack([long, to_long, upper, to_upper, lower, to_lower, side, z, along_x, along_y, xa, top])
+    first, last = np.clip(np.ceil([ya, yb]), 0, height), np.clip([np.ceil(yb) - 1, np.floor(yc)], -1, height - 1)
+    drawn = np.isfinite(inverse) & (inverse != 0)
+    rows = np.where(drawn, np.maximum(last - first + 1, 0), 0).astype(np.intp)
+    # A level edge bounds no row but its own.
+    to_long = (xc - xa) / (yc - ya)
+    to_short = [np.where(yb > ya, (xb - xa) / (yb - ya), 0), np.where(yc > yb, (xc - xb) / (yc - yb), 0)]
+    halves = np.empty((len(triangles), 2, 8), dtype=np.float32)
+    for half in (0, 1):
+        top = first[half]
+        edges = (xa + (top - ya) * to_long, to_long, xb + (top - yb) * to_short[half], to_short[half])
+        for k, value in enumerate((*edges, za + along_y * (top - ya) - along_x * xa, along_x, along_y, top)):
+            halves[:, half, k] = value
+    return rows.T.ravel(), halves.reshape(-1, 8)
 
 
-def _downwards() -> NDArray[np.intp]:
-    """(3, 8): how to sort three numbers a, b, c, by (b < a) + 2 (c < b) + 4 (c < a)."""
-    table = np.zeros((3, 8), dtype=np.intp)
-    for order in permutations(range(3)):
-        a, b, c = (order.index(k) for k in range(3))
-        table[:, (b < a) + 2 * (c < b) + 4 * (c < a)] = order
-    return table
-
-
-_DOWNWARDS = _downwards()
+def _downwards(corners: NDArray[np.intp], y: NDArray[np.float32]) -> list[NDArray[np.intp]]:
+    """Each triangle's corners (3, T) from top to bottom."""
+    sorted_ = list(corners)
+    for i, j in ((0, 1), (1, 2), (0, 1)):
+        above, below = sorted_[i], sorted_[j]
+        wrong = y.take(below) < y.take(above)
+        sorted_[i], sorted_[j] = np.where(wrong, below, above), np.where(wrong, above, below)
+    return sorted_
 
 
 def _runs(counts: NDArray[np.intp]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
