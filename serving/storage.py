@@ -22,6 +22,7 @@ _CHUNK = 8 * 2**20  # bytes
 LIST_SUFFIX = ".txt"  # of a file that holds one path a line
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
 _WILDCARDS = re.compile(r"[*?\[]")
+_PATIENCE = "retry_limit_seconds", 15  # PyArrow's option of gs:// URIs; its default is a quarter of an hour
 _APPEARS_WHOLE = ("s3", "gcs", "abfs")  # file systems in which a file is not seen until it is closed
 
 
@@ -167,7 +168,7 @@ def place(location: str | os.PathLike[str]) -> Place:
         path = text if scheme is None else fs.FileSystem.from_uri(text)[1]
         return Place(filesystem=fs.LocalFileSystem(), path=Path(os.path.abspath(path)).as_posix(), prefix="")
     try:
-        filesystem, path = fs.FileSystem.from_uri(text)
+        filesystem, path = fs.FileSystem.from_uri(_patient(text) if scheme[1].lower() in ("gs", "gcs") else text)
     except (ArrowException, ValueError) as error:
         raise InvalidInputError(
             f"{text}: expected a path, or a URI of a file system that PyArrow opens (s3://, gs://, abfs://, hdfs://, "
@@ -176,6 +177,12 @@ def place(location: str | os.PathLike[str]) -> Place:
     except OSError as error:
         raise StorageError(f"{text}: cannot be reached: {(str(error).splitlines() or ['no reason'])[0]}") from None
     return Place(filesystem=filesystem, path=path, prefix=f"{scheme[1].lower()}://")
+
+
+def _patient(uri: str) -> str:
+    """With an end to its tries, so that a bucket that cannot be reached is told within a minute."""
+    option, seconds = _PATIENCE
+    return uri if f"{option}=" in uri else f"{uri}{'&' if '?' in uri else '?'}{option}={seconds}"
 
 
 def find(sources: Sequence[str], suffixes: Sequence[str]) -> list[Place]:
@@ -231,11 +238,13 @@ def _listed(file: Place) -> Iterator[Place]:
     except UnicodeDecodeError:
         raise InvalidInputError(f"{file.name}: expected a list of paths as UTF-8 text, got other bytes") from None
     folder = file.at(file.path.rpartition("/")[0])
+    is_rooted = file.path.startswith("/")
     known: dict[str, Place] = {}  # opening a file system for each line would be slow
     for line in filter(None, map(str.strip, lines)):
         scheme = _URI.match(line)
         if scheme is None:
-            yield folder.at(line) if line.startswith("/") else folder / line
+            absolute = line if is_rooted else line.lstrip("/")  # in an object store: from the bucket on
+            yield folder.at(absolute) if line.startswith("/") else folder / line
             continue
         if scheme[1].lower() not in ("s3", "gs"):
             yield place(line)

@@ -185,8 +185,10 @@ def test_an_object_store_in_memory(monkeypatch):
         for name in ("in/a.jpg", "in/deep/b.jpg"):
             with bucket.open_output_stream(f"faces/{name}") as stream:
                 stream.write(PHOTO.read_bytes())
-        arguments = (f"s3://faces/in{options}", "--out", f"s3://faces/out{options}")
-        first, again = run(*arguments), run(*arguments)
+        with bucket.open_output_stream("faces/list.txt") as stream:
+            stream.write(f"/faces/in/a.jpg\nin/a.jpg\ns3://faces/in/deep/b.jpg{options}".encode())
+        to = ("--out", f"s3://faces/out{options}")
+        first, again = run(f"s3://faces/list.txt{options}", *to), run(f"s3://faces/in{options}", *to)
         assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
         assert "2 of 2 photos have rows" in again.stdout
         rows = pq.read_table("faces/out", filesystem=bucket).to_pylist()
@@ -196,6 +198,7 @@ def test_an_object_store_in_memory(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_bucket_that_cannot_be_reached():
-    result = run("s3://bucket/photos?scheme=http&endpoint_override=127.0.0.1:9&region=us-east-1", "--out", "/nowhere")
+@pytest.mark.parametrize("bucket", ["s3://bucket", "gs://anonymous@bucket"])
+def test_a_bucket_that_cannot_be_reached(bucket):
+    result = run(f"{bucket}/photos?scheme=http&endpoint_override=127.0.0.1:9", "--out", "/nowhere")
     assert result.returncode == 2 and "cannot be reached" in result.stderr and result.stderr.count("\n") == 1
