@@ -85,15 +85,16 @@ class Raster:
     def _planes(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """(3, T + 1, C'): triangles' values at pixel (0, 0), and how much they grow along x and y; zeros.
 
-        The zeros come last, where triangle -1 is looked up, and fill channels up to a multiple of four: rows of 16
-        bytes are copied fastest.
+        The zeros come last, where triangle -1 is looked up, and make channels 1, 2 or a multiple of 4: rows of 4, 8 or
+        16 bytes are copied fastest.
         """
         corners = _columns(self.triangles)
         x, y = (axis.take(corners) for axis in _columns(self.vertices[:, :2]))  # (3, T)
         base, u, v = _columns(values).take(corners, axis=1).transpose(1, 0, 2)  # (C, T) each
         ax, ay, bx, by = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
         u, v = u - base, v - base
-        planes = np.zeros((3, len(self.triangles) + 1, -(-len(base) // 4) * 4), dtype=np.float32)
+        width = len(base) if len(base) <= 2 else -(-len(base) // 4) * 4
+        planes = np.zeros((3, len(self.triangles) + 1, width), dtype=np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
             inverse = 1 / (ax * by - bx * ay)
             along_x, along_y = (by * u - ay * v) * inverse, (ax * v - bx * u) * inverse
