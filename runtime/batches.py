@@ -1,8 +1,9 @@
 """Many photographs into files: reading, the network and writing at once, results in the order of the photographs.
 
 One thread reads ahead (decoding, detection, crops), the caller's runs the network on the faces of several photographs
-together, and a few write (pictures and meshes cost more than all the rest). What is in hand is bounded by its bytes, so
-that memory grows neither with the number of photographs nor, beyond one of them, with their size.
+together, and others write, as many as cores are left (further ones would only wait for Python's lock). What is in hand
+is bounded by its bytes, so that memory grows neither with the number of photographs nor, beyond one of them, with their
+size.
 
 What goes wrong with a photograph is that photograph's outcome, and the others go on.
 """
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.command import one_line
+from runtime.cores import usable_cores
 from runtime.errors import ClnError
 from runtime.face import Face
 from runtime.files import sha256, sha256_of_file
@@ -40,7 +42,7 @@ FOLDER_BATCH = 8
 """Faces in one call, of many photographs. Reading is what takes long, so what the network still has to do when the last
 photograph is read should be little; larger calls gain nothing on a CPU."""
 _AHEAD = 4  # photographs read before the network wants them
-_WRITERS = min(4, os.cpu_count() or 1)
+_WRITERS = max(min(4, usable_cores() - 1), 1)  # reading has a core
 _UNWRITTEN = 2 * _WRITERS  # photographs that may wait for being written
 _IN_HAND = 768 << 20  # bytes of photographs in hand, from when on no further one is decoded
 _TOGETHER = 256 << 20  # bytes of photographs that wait for a call of the network
