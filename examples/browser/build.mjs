@@ -17,8 +17,8 @@ const out = resolve(process.argv[2] ?? join(repository, "out/browser"));
 const python = process.env.PYTHON ?? join(repository, ".venv/bin/python");
 
 const assets = (names) => names.map((name) => join(repository, "runtime/assets", name));
-const models = assets(["edge.int8.onnx", "face_detector.onnx", "face_model.safetensors"]);
-const onRequest = assets(["edge.onnx"]);
+const models = assets(["edge.onnx", "face_detector.onnx", "face_model.safetensors"]);
+const onRequest = assets(["edge.int8.onnx"]);
 const onnxRuntime = join(here, "node_modules/onnxruntime-web/dist");
 const wasm = join(onnxRuntime, "ort-wasm-simd-threaded.wasm");
 const webgpu = join(onnxRuntime, "ort-wasm-simd-threaded.asyncify.wasm"); // on request, too

@@ -24,7 +24,7 @@ export { ClnError, Face, runtimeFiles, toGlb };
 export interface Options {
   /** Where the asset files lie; default: `assets/` beside the page. */
   readonly assets?: URL | string;
-  /** The network's file; default: `edge.int8.onnx`. */
+  /** The network's file; default: `edge.onnx`. */
   readonly engine?: string;
   /** Default: WebAssembly. */
   readonly backend?: Backend;
@@ -39,7 +39,7 @@ export type Timings = Record<"pixels" | "detection" | "crop" | "network" | "deco
 
 export const DETECTOR = "face_detector.onnx";
 export const FACE_MODEL = "face_model.safetensors";
-export const ENGINE = "edge.int8.onnx";
+export const ENGINE = "edge.onnx";
 
 const nothing: Readonly<Timings> = { pixels: 0, detection: 0, crop: 0, network: 0, decoding: 0 };
 
@@ -101,6 +101,14 @@ export class Reconstructor {
   pixels(image: ImageSource): Pixels {
     const started = performance.now();
     const pixels = this.reader.read(image);
+    this.timings.pixels += performance.now() - started;
+    return pixels;
+  }
+
+  /** The pixels of a video's frame of now; they hold until the next call. */
+  async framePixels(video: HTMLVideoElement): Promise<Pixels> {
+    const started = performance.now();
+    const pixels = await this.reader.readFrame(video);
     this.timings.pixels += performance.now() - started;
     return pixels;
   }
@@ -169,7 +177,9 @@ export class VideoTracker {
   /** The faces of the next frame, smoothed, by id; `seconds` must be later than the last frame's. */
   async track(frame: ImageSource, seconds: number): Promise<TrackedFace[]> {
     this.reconstructor.timings = { ...nothing };
-    return this.tracker.track(this.reconstructor.pixels(frame), seconds);
+    const isVideo = "videoWidth" in frame;
+    const pixels = isVideo ? await this.reconstructor.framePixels(frame) : this.reconstructor.pixels(frame);
+    return this.tracker.track(pixels, seconds);
   }
 }
 

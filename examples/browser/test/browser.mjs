@@ -3,6 +3,8 @@ import assert from "node:assert/strict";
 import { chromium } from "playwright-core";
 
 const quiet = [
+  // As on any machine without a graphics processor: the page is put together by the CPU, the mesh alone by an emulated one.
+  "--disable-gpu-compositing",
   "--disable-quic",
   "--no-first-run",
   "--disable-background-networking",
@@ -71,6 +73,15 @@ export async function choose(page, path) {
       rotation: Array.from(face.pose.rotation),
     })),
   );
+}
+
+/** Bytes of JavaScript's heap, WebAssembly's and array buffers included, after a collection. */
+export async function memory({ context, page }) {
+  const session = await context.newCDPSession(page);
+  await session.send("HeapProfiler.collectGarbage");
+  const { usedSize, backingStorageSize = 0 } = await session.send("Runtime.getHeapUsage");
+  await session.detach();
+  return usedSize + backingStorageSize;
 }
 
 /** Waits for the page's alarm and gives its sentence. */

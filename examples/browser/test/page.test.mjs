@@ -1,5 +1,5 @@
 /**
- * The built page in real Chromium, against the Python runtime: `node --test test/`, with CLN_PAGE (the built page) and
+ * The built page in real Chromium, against the Python runtime: `node --test test/page.test.mjs`, with CLN_PAGE (the built page) and
  * CLN_EXPECTED (the folder that `expected.py` wrote) in the environment. Screenshots go into CLN_EXPECTED.
  */
 import assert from "node:assert/strict";
@@ -7,7 +7,7 @@ import { copyFile, readFile } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { alarm, choose, launch, open, status } from "./browser.mjs";
+import { alarm, choose, launch, memory, open, status } from "./browser.mjs";
 import { serve } from "./server.mjs";
 
 const repository = join(dirname(fileURLToPath(import.meta.url)), "../../..");
@@ -85,10 +85,11 @@ after(async () => {
 });
 
 /**
- * Points may lie so far from the Python runtime's: half a pixel. The 8-bit network turns a crop's last bit, which the
- * two languages' arithmetic may round differently, into up to a quarter of a crop's pixel: half of one is allowed it.
+ * Points may lie so far from the Python runtime's: half a pixel, by the network that the page starts with (the first).
+ * The 8-bit one turns a crop's last bit, which the two languages' arithmetic may round differently, into up to a quarter
+ * of a crop's pixel: half of one is allowed it.
  */
-const engines = { "edge.int8.onnx": (face) => PIXELS * Math.max(1, face.crop_scale), "edge.onnx": () => PIXELS };
+const engines = { "edge.onnx": () => PIXELS, "edge.int8.onnx": (face) => PIXELS * Math.max(1, face.crop_scale) };
 
 describe("photographs", () => {
   let view;
@@ -219,8 +220,8 @@ describe("photographs", () => {
 
 describe("downloads", () => {
   test("one that is interrupted: a sentence, and another try", async () => {
-    const view = await open(browser, await interrupted("edge.int8.onnx.gz"));
-    assert.match(await alarm(view.page), /download of edge\.int8\.onnx was interrupted after \d/);
+    const view = await open(browser, await interrupted("edge.onnx.gz"));
+    assert.match(await alarm(view.page), /download of edge\.onnx was interrupted after \d/);
     server.interrupt = null;
     await view.page.click("#retry");
     await status(view.page, "Ready");
@@ -367,15 +368,6 @@ describe("camera", () => {
 
   async function reach(page, frames) {
     await page.waitForFunction((n) => globalThis.cln.frames >= n, frames, { timeout: 850_000, polling: 100 });
-  }
-
-  /** Bytes of JavaScript's heap, WebAssembly's and array buffers included, after a collection. */
-  async function memory({ context, page }) {
-    const session = await context.newCDPSession(page);
-    await session.send("HeapProfiler.collectGarbage");
-    const { usedSize, backingStorageSize = 0 } = await session.send("Runtime.getHeapUsage");
-    await session.detach();
-    return usedSize + backingStorageSize;
   }
 
   /** Mean distance of the landmarks (x, y) from the true ones, as a share of the face's height. */

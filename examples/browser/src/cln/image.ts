@@ -25,9 +25,36 @@ export function sizeOf(source: ImageSource): [number, number] {
   return [source.width, source.height];
 }
 
-/** Reads pixels through one canvas that it keeps, so that a video's frames need no new memory each. */
+/** Reads pixels into memory that it keeps, so that a video's frames need no new one each: they hold until the next call. */
 export class PixelReader {
   private context: OffscreenCanvasRenderingContext2D | undefined;
+  private frame: ImageData | undefined;
+  private copies = "VideoFrame" in globalThis;
+
+  /**
+   * The pixels of a video's frame of now, as `read` gives them. Copied where the browser can: through a canvas, they go
+   * to the graphics processor and back, which takes longer than all else where that is busy, or is only emulated.
+   */
+  async readFrame(video: HTMLVideoElement): Promise<Pixels> {
+    const [width, height] = sizeOf(video);
+    if (!this.copies || !(width > 0 && height > 0)) return this.read(video);
+    let frame: VideoFrame | undefined;
+    try {
+      frame = new VideoFrame(video);
+      // A copy is of the pixels as they are stored: not of those of a turned video, or one with other than square pixels.
+      const { rotation = 0, flip = false } = frame as { rotation?: number; flip?: boolean };
+      const { visibleRect: seen } = frame;
+      if (rotation !== 0 || flip || seen?.width !== width || seen.height !== height) return this.read(video);
+      if (this.frame?.width !== width || this.frame.height !== height) this.frame = new ImageData(width, height);
+      await frame.copyTo(this.frame.data, { format: "RGBA", colorSpace: "srgb" } as VideoFrameCopyToOptions);
+      return this.frame;
+    } catch {
+      this.copies = false; // a browser that copies frames but does not convert them
+      return this.read(video);
+    } finally {
+      frame?.close();
+    }
+  }
 
   /** The pixels of `source`; `ClnError` where it has none or too many. */
   read(source: ImageSource): Pixels {

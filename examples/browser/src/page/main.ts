@@ -91,14 +91,20 @@ async function load(): Promise<Reconstructor> {
   }
 }
 
-/** Draws `source` and takes its pixels. */
-function takePicture(source: ImageBitmap | HTMLVideoElement, width: number, height: number): Pixels {
+/** Makes both canvases so large, and shows them. */
+function setSize(width: number, height: number): void {
   for (const canvas of [picture, overlay]) {
     if (canvas.width !== width) canvas.width = width;
     if (canvas.height !== height) canvas.height = height;
   }
   element("frame").hidden = false;
   element("hint").hidden = true;
+}
+
+/** Draws `source` and takes its pixels. */
+function takePicture(source: ImageBitmap): Pixels {
+  const { width, height } = source;
+  setSize(width, height);
   pictureContext.clearRect(0, 0, width, height);
   pictureContext.drawImage(source, 0, 0);
   return pictureContext.getImageData(0, 0, width, height);
@@ -124,7 +130,7 @@ async function showPhoto(blob: Blob, fileName: string): Promise<void> {
     if (mine !== turn) return bitmap.close();
     say(`Looking for faces in ${fileName}…`);
     const started = performance.now();
-    const pixels = takePicture(bitmap, bitmap.width, bitmap.height);
+    const pixels = takePicture(bitmap);
     bitmap.close();
     const read = performance.now();
     drawFaces(overlayContext, []);
@@ -253,11 +259,13 @@ async function onFrame(
   wanted: () => boolean,
 ): Promise<Record<string, number> | undefined> {
   const started = performance.now();
-  const pixels = takePicture(video, video.videoWidth, video.videoHeight);
+  const pixels = await reconstruct.framePixels(video);
   const read = performance.now();
   const found = await tracker.track(pixels, seconds);
   if (!wanted()) return undefined;
   const done = performance.now();
+  setSize(pixels.width, pixels.height);
+  pictureContext.putImageData(pixels as ImageData, 0, 0);
   show(
     found.map(({ face }) => face),
     reconstruct.timings,

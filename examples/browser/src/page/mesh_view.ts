@@ -33,7 +33,7 @@ export class MeshView {
   private readonly controls: OrbitControls;
   private readonly geometry = new BufferGeometry();
   private readonly crop = new OffscreenCanvas(TEXTURE, TEXTURE);
-  private readonly cropContext = this.crop.getContext("2d");
+  private readonly cropContext = this.crop.getContext("2d", { willReadFrequently: true });
   private readonly texture = new CanvasTexture(this.crop);
   private readonly materials: Record<Surface, MeshBasicMaterial | MeshLambertMaterial>;
   private readonly mesh: Mesh;
