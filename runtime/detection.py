@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from runtime.engines.onnx import create_session
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
 from runtime.image import as_bgr
-from runtime.roi import Roi, check_box, crop
+from runtime.roi import Roi, check_box, crop, on_grid
 
 MODEL_PATH = resources.files("runtime") / "assets" / "face_detector.onnx"
 
@@ -222,7 +222,7 @@ class BlazeFaceDetector:
         angle = angle if tilted else 0.0
         for _ in range(_TURNS if tilted else 1):
             center_x, center_y = np.clip(face[:2].mean(axis=0), 0, np.array(image.shape[1::-1]) - 1).tolist()
-            view = Roi(center_x=center_x, center_y=center_y, side=4 * max(side, 1.0), angle=angle)
+            view = on_grid(Roi(center_x=center_x, center_y=center_y, side=4 * max(side, 1.0), angle=angle))
             (votes,) = self._look(image, view, self.score_threshold)
             points, scores = _merge(*votes, self.iou_threshold)
             same = np.flatnonzero(_iou(face[:2], points[:, :2]) > self.iou_threshold)
@@ -230,10 +230,10 @@ class BlazeFaceDetector:
                 break
             face, score = points[same[0]], float(scores[same[0]])
             side = float((face[1] - face[0]).max())
-            left = (head_angle(face[2:]) - angle + 180) % 360 - 180
+            left = (head_angle(face[2:]) - view.angle + 180) % 360 - 180
             if abs(left) < _UPRIGHT:
                 break
-            angle += left
+            angle = view.angle + left
         return face, score
 
     def _look(

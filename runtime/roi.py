@@ -140,6 +140,17 @@ def rois_from_landmarks(points: NDArray[np.floating], angles: Sequence[float]) -
     ]
 
 
+def on_grid(roi: Roi) -> Roi:
+    """The nearest region on a grid of about 1/256 of its side and 1/4 degree.
+
+    A crop's rounding makes a hundredth of a pixel out of a region's ten-thousandth, which the next region then differs
+    by, and so on: regions on a grid are equal again as soon as they are near, in whatever language they are computed.
+    """
+    unit = 2.0 ** (round(math.log2(roi.side)) - 8)
+    center_x, center_y, side = (unit * round(value / unit) for value in (roi.center_x, roi.center_y, roi.side))
+    return Roi(center_x=center_x, center_y=center_y, side=side, angle=round(4 * roi.angle) / 4)
+
+
 def _rotation(angle: float) -> NDArray[np.float64]:
     """R (2, 2) of the module's docstring: its columns are the region's axes in the image."""
     turn = math.radians(angle)

@@ -30,7 +30,7 @@ from runtime.errors import InvalidInputError
 from runtime.face import Face, Pose
 from runtime.image import as_bgr
 from runtime.pose import picture_angles
-from runtime.roi import Roi, crop, maps, rois_from_landmarks
+from runtime.roi import Roi, crop, maps, on_grid, rois_from_landmarks
 from runtime.smoothing import FilterState, Placed, Smoothing, find_setting, place, smooth, unplace
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ class Tracker:
         """All faces in one call; those whose region was far off once more."""
         found = self._see(image, rois)
         again = [i for i, one in enumerate(found) if _off(one.roi, one.next_roi)]
-        better = self._see(image, [_on_grid(found[i].next_roi) for i in again])
+        better = self._see(image, [on_grid(found[i].next_roi) for i in again])
         for i, one in zip(again, better, strict=True):
             found[i] = one
         return found
@@ -476,15 +476,4 @@ def _move_on(track: _Track, found: _Found, step: float) -> None:
         side=side,
         angle=_difference(angle, 0.0),
     )
-    track.roi = _on_grid(roi)
-
-
-def _on_grid(roi: Roi) -> Roi:
-    """The nearest region on a grid of about 1/256 of its side and 1/4 degree.
-
-    A crop's rounding makes a hundredth of a pixel out of a region's ten-thousandth, which the next region then differs
-    by, and so on: regions on a grid are equal again as soon as they are near, whoever computes them, in Python or C++.
-    """
-    unit = 2.0 ** (round(math.log2(roi.side)) - 8)
-    center_x, center_y, side = (unit * round(value / unit) for value in (roi.center_x, roi.center_y, roi.side))
-    return Roi(center_x=center_x, center_y=center_y, side=side, angle=round(4 * roi.angle) / 4)
+    track.roi = on_grid(roi)

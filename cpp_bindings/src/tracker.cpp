@@ -162,7 +162,7 @@ bool is_off(const Roi& roi, const Roi& better) {
          std::abs(difference(better.angle, roi.angle)) > 20;
 }
 
-/// The nearest region on a grid: runtime/tracking.py says why.
+/// The nearest region on a grid: runtime/roi.py says why.
 Roi on_grid(const Roi& roi) {
   const double unit = std::ldexp(1.0, static_cast<int>(std::nearbyint(std::log2(roi.side))) - 8);
   const auto nearest = [](double value, double step) { return step * std::nearbyint(value / step); };

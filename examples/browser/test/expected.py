@@ -36,8 +36,8 @@ def pictures(out: Path, reconstruct: Reconstructor) -> list[str]:
     images = {
         "render.png": upright,
         "render_turned.png": cv2.warpAffine(turned, matrix, (400, 400), borderMode=cv2.BORDER_REFLECT),
-        # Large enough that both the detector and the crop average blocks of pixels.
-        "render_large.png": cv2.resize(large, (2050, 2050), interpolation=cv2.INTER_CUBIC),
+        # So large that both the detector and the crop average blocks of pixels.
+        "render_large.png": cv2.resize(large, (4000, 4000), interpolation=cv2.INTER_CUBIC),
         "two_faces.png": np.hstack([read_image(ASTRONAUT), read_image(ASTRONAUT)[:, ::-1]]),
     }
     for name, image in images.items():

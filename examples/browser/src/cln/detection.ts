@@ -10,7 +10,7 @@ import { constants } from "./constants";
 import type { Network } from "./engine";
 import { ClnError } from "./errors";
 import type { Pixels } from "./image";
-import { crop, type Roi, toCrop, toImage2d } from "./roi";
+import { crop, onGrid, type Roi, roundHalfEven, toCrop, toImage2d } from "./roi";
 
 const { view: VIEW, cell: CELL, candidate, small, workSize, centerWeights, boxPerSpread } = constants.detection;
 const { lean, tilted, upright, turns: TURNS, scoreThreshold, iouThreshold } = constants.detection;
@@ -114,20 +114,20 @@ export class FaceDetector {
     if (!turned) angle = 0;
     for (let look = 0; look < (turned ? TURNS : 1); look++) {
       const [x0, y0, x1, y1] = face.points;
-      const view = {
+      const view = onGrid({
         centerX: Math.min(Math.max((x0 + x1) / 2, 0), image.width - 1),
         centerY: Math.min(Math.max((y0 + y1) / 2, 0), image.height - 1),
         side: 4 * Math.max(longerSide(face), 1),
         angle,
-      };
+      });
       const votes = merge(await this.look(image, view, scoreThreshold));
       const before = face;
       const same = votes.find((vote) => overlap(before.points, vote.points) > iouThreshold);
       if (!same) break;
       face = same;
-      const left = modulo(headAngle(face.points.subarray(EYES)) - angle + 180, 360) - 180;
+      const left = modulo(headAngle(face.points.subarray(EYES)) - view.angle + 180, 360) - 180;
       if (Math.abs(left) < upright) break;
-      angle += left;
+      angle = view.angle + left;
     }
     return face;
   }
@@ -248,12 +248,6 @@ function spansOf(outline: Float64Array): [Float64Array, Float64Array] {
     }
   }
   return [first, last];
-}
-
-/** As NumPy rounds: halves to the even number. */
-function roundHalfEven(value: number): number {
-  const rounded = Math.round(value);
-  return Math.abs(value % 1) === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
 }
 
 /** A square view turned counter-clockwise by 90 degrees so many times. */

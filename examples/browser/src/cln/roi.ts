@@ -29,7 +29,7 @@ export interface Placement {
 
 export function placement(roi: Roi, size: number): Placement {
   const scale = roi.side / size;
-  const radians = (roi.angle * Math.PI) / 180;
+  const radians = roi.angle * (Math.PI / 180);
   const [cosine, sine] = roi.angle === 0 ? [scale, 0] : [scale * Math.cos(radians), scale * Math.sin(radians)];
   const middle = (size - 1) / 2;
   return {
@@ -59,6 +59,19 @@ export function roiFromLandmarks(points: Float32Array, angle: number): Roi {
     side: constants.roi.sidePerLength * Math.max(right - left, bottom - top),
     angle,
   };
+}
+
+/** The nearest region on a grid of about 1/256 of its side and 1/4 degree: so a crop's rounding does not grow over frames. */
+export function onGrid({ centerX, centerY, side, angle }: Roi): Roi {
+  const unit = 2 ** (roundHalfEven(Math.log2(side)) - 8);
+  const near = (value: number) => unit * roundHalfEven(value / unit);
+  return { centerX: near(centerX), centerY: near(centerY), side: near(side), angle: roundHalfEven(4 * angle) / 4 };
+}
+
+/** As NumPy rounds: halves to the even number. */
+export function roundHalfEven(value: number): number {
+  const rounded = Math.round(value);
+  return Math.abs(value % 1) === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
 }
 
 /** Takes points (x, y, z), (x, y, z), … of a crop to the image, in place. */
@@ -106,33 +119,43 @@ export function crop(image: Pixels, roi: Roi, size: number, out: Uint8Array): vo
   const [xs, ys] = blocksOf(image, roi, block);
   const averaged = {
     ...place,
-    x: (place.x + 0.5) / block - 0.5 - xs[0],
-    y: (place.y + 0.5) / block - 0.5 - ys[0],
+    x: (place.x + 0.5) / block - (0.5 + xs[0]),
+    y: (place.y + 0.5) / block - (0.5 + ys[0]),
     cosine: place.cosine / block,
     sine: place.sine / block,
   };
   sample(averageBlocks(image, block, xs, ys), averaged, size, out);
 }
 
+/**
+ * The image at a placement's points. The arithmetic is that of OpenCV's `warpAffine`, so that both cut the same bytes: a
+ * place is a 32-bit number, whose row's part is a rounded product and a rounded sum, and whose column's part is added in
+ * one rounding; pixels are blended across, then down, each in one rounding.
+ */
 function sample({ data, width, height }: Pixels, place: Placement, size: number, out: Uint8Array): void {
+  const { fround } = Math;
   const rounded = new Uint8ClampedArray(out.buffer, out.byteOffset, out.length); // rounds halves to even, as OpenCV does
   const [lastX, lastY] = [width - 1, height - 1];
-  const clamp = (value: number, last: number) => Math.max(0, Math.min(value, last));
+  const [cosine, sine, startX, startY] = [place.cosine, place.sine, place.x, place.y].map(fround);
   for (let v = 0, to = 0; v < size; v++) {
+    const rowX = fround(fround(-sine * v) + startX);
+    const rowY = fround(fround(cosine * v) + startY);
     for (let u = 0; u < size; u++, to += 3) {
-      const x = clamp(place.x + place.cosine * u - place.sine * v, lastX);
-      const y = clamp(place.y + place.sine * u + place.cosine * v, lastY);
-      const left = Math.floor(x);
-      const top = Math.floor(y);
-      const [wx, wy] = [Math.fround(x - left), Math.fround(y - top)];
+      const x = Math.max(0, Math.min(fround(rowX + cosine * u), lastX));
+      const y = Math.max(0, Math.min(fround(rowY + sine * u), lastY));
+      const left = Math.trunc(x);
+      const top = Math.trunc(y);
+      const wx = fround(x - left);
+      const wy = fround(y - top);
       const right = left < lastX ? 4 : 0;
       const upper = 4 * (top * width + left);
       const lower = top < lastY ? upper + 4 * width : upper;
       for (let channel = 0; channel < 3; channel++) {
-        const [a, b] = [data[upper + channel], data[lower + channel]];
-        const high = a + wx * (data[upper + right + channel] - a);
-        const low = b + wx * (data[lower + right + channel] - b);
-        rounded[to + 2 - channel] = high + wy * (low - high);
+        const a = data[upper + channel];
+        const b = data[lower + channel];
+        const high = fround(a + wx * (data[upper + right + channel] - a));
+        const low = fround(b + wx * (data[lower + right + channel] - b));
+        rounded[to + 2 - channel] = fround(high + wy * fround(low - high));
       }
     }
   }
@@ -189,5 +212,5 @@ export function averageBlocks(image: Pixels, block: number, [x0, x1]: Span, [y0,
 
 /** The mean of block × block bytes, for a clamped array, rounded as OpenCV does: halves up for 2 × 2, to even otherwise. */
 function blockMean(sum: number, block: number): number {
-  return block === 2 ? Math.floor((sum + 2) / 4) : sum / (block * block);
+  return block === 2 ? (sum + 2) >> 2 : Math.fround(sum * Math.fround(1 / (block * block)));
 }

@@ -8,7 +8,7 @@ import { roiFromDetection } from "./detection";
 import { ClnError } from "./errors";
 import type { Face } from "./face";
 import type { Pixels } from "./image";
-import { crop, type Roi, roiFromLandmarks, toImage2d } from "./roi";
+import { averageBlocks, crop, onGrid, type Roi, roiFromLandmarks, toImage2d } from "./roi";
 import { type FilterState, place, type Smoothing, settings, smooth, unplace } from "./smoothing";
 
 const T = constants.tracking;
@@ -55,6 +55,7 @@ interface Track {
   seen: number; // seconds
   checked: number;
   doubts: number;
+  suspected: number; // seconds since which a face is seen that may be this one
   center: Point | undefined; // of the region that the last landmarks gave
   speed: Point; // pixels per second
   state: FilterState | undefined;
@@ -143,23 +144,28 @@ export class Tracker {
       .map((detection) => ({ roi: roiFromDetection(detection), score: detection.score }))
       .filter(({ roi }) => !this.tracks.some((track) => near(roi, track.roi)));
     for (const { roi, score } of found.slice(0, this.maxFaces - this.tracks.length)) {
-      this.tracks.push(this.start(image, roi, score, time));
+      const track = this.start(image, roi, score, time);
+      if (track) this.tracks.push(track);
     }
   }
 
-  /** A new track, or the missing one that this is. */
-  private start(image: Pixels, roi: Roi, score: number, time: number): Track {
+  /** A new track, or the missing one that this is; none where that shows only in a moment. */
+  private start(image: Pixels, roi: Roi, score: number, time: number): Track | undefined {
     const looks = looksOf(this.networks.crops(image, [roi]), this.networks.inputSize);
     let [best, alikeness] = [undefined as Track | undefined, Number.NEGATIVE_INFINITY];
+    let doubtful = false;
     for (const track of this.missing) {
       const way = Math.hypot(roi.centerX - track.roi.centerX, roi.centerY - track.roi.centerY);
-      const reached = way < roi.side * (0.5 + T.reach * (time - track.seen));
+      if (way > roi.side * (0.5 + T.reach * (time - track.seen)) || grown(track, roi) > T.grown) continue;
       const alike = track.known ? dot(track.known, looks) : 1;
-      const enough = alike > alikeness && alike > (track.cut ? T.alikeAfterCut : T.alike);
-      if (reached && enough && grown(track, roi) < T.grown) {
-        [best, alikeness] = [track, alike];
+      if (alike > (track.cut ? T.alikeAfterCut : T.alike)) {
+        if (alike > alikeness) [best, alikeness] = [track, alike];
+      } else if (!track.cut) {
+        track.suspected = Math.min(track.suspected, time); // half hidden still by what covered it?
+        doubtful ||= time - track.suspected < T.hesitation;
       }
     }
+    if (doubtful && !best) return undefined;
     this.missing = this.missing.filter((track) => track !== best);
     return {
       id: best ? best.id : this.nextId++,
@@ -169,6 +175,7 @@ export class Tracker {
       seen: 0,
       checked: time,
       doubts: 0,
+      suspected: Number.POSITIVE_INFINITY,
       center: undefined,
       speed: [0, 0],
       state: undefined,
@@ -188,7 +195,7 @@ export class Tracker {
     if (again.length === 0) return found;
     const better = await this.see(
       image,
-      again.map(({ nextRoi }) => nextRoi),
+      again.map(({ nextRoi }) => onGrid(nextRoi)),
     );
     return found.map((one) => (again.includes(one) ? better[again.indexOf(one)] : one));
   }
@@ -333,10 +340,11 @@ function standardized(pixels: ArrayLike<number>): Float64Array {
 
 /** A face's looks: a small picture of the inner three quarters of its crop, in colour, standardised. */
 function looksOf(cut: Uint8Array, size: number): Float64Array {
-  const thumb = new Uint8Array(T.thumb * T.thumb * 3);
-  const middle = (size - 1) / 2;
-  crop(pixelsOf(cut, size), { centerX: middle, centerY: middle, side: 0.75 * size, angle: 0 }, T.thumb, thumb);
-  return standardized(thumb);
+  const block = Math.max(Math.floor((3 * size + 2 * T.thumb) / (4 * T.thumb)), 1);
+  const first = Math.floor(Math.max(size - T.thumb * block, 0) / (2 * block));
+  const span = [first, first + T.thumb] as const;
+  const { data } = averageBlocks(pixelsOf(cut, size), block, span, span);
+  return standardized(data.filter((_, i) => i % 4 !== 3)); // without alpha
 }
 
 /** By what factor a region is larger or smaller than its track's of late. */
@@ -389,10 +397,10 @@ function moveOn(track: Track, { roi: old, nextRoi: now }: Found, step: number): 
   const way = Math.hypot(x - old.centerX, y - old.centerY);
   const go = way > 0 ? Math.max(0, 1 - (T.rest * old.side) / way) : 0;
   const beyond = (value: number, rest: number) => Math.sign(value) * Math.max(0, Math.abs(value) - rest);
-  track.roi = {
+  track.roi = onGrid({
     centerX: old.centerX + go * (x - old.centerX),
     centerY: old.centerY + go * (y - old.centerY),
     side: old.side * Math.exp(beyond(Math.log(now.side / old.side), T.rest)),
     angle: difference(old.angle + beyond(difference(now.angle, old.angle), T.restAngle), 0),
-  };
+  });
 }

@@ -36,11 +36,15 @@ export class Camera {
     return new Camera(stream, video);
   }
 
-  /** Calls `onFrame` with each new frame and its time in seconds, never while an earlier call is under way. */
+  /** Calls `onFrame` with each new frame and its time in seconds, which only grows, never while an earlier call is under way. */
   async run(onFrame: (video: HTMLVideoElement, seconds: number) => Promise<void>): Promise<void> {
+    let last = Number.NEGATIVE_INFINITY;
     while (this.stream.active) {
       const seconds = await this.nextFrame();
-      if (this.stream.active && this.video.videoWidth > 0) await onFrame(this.video, seconds);
+      // A frame's time is that of its drawing: on a machine that is late with it, before the last look without a frame.
+      if (seconds <= last || !this.stream.active || this.video.videoWidth === 0) continue;
+      last = seconds;
+      await onFrame(this.video, seconds);
     }
   }
 
@@ -51,15 +55,20 @@ export class Camera {
   }
 
   private nextFrame(): Promise<number> {
+    const { video } = this;
     return new Promise((resolve) => {
-      // A hidden tab gets no frames, and a camera that was unplugged gives none: look again now and then.
-      const timer = setTimeout(() => resolve(performance.now() / 1000), 500);
       const done = (now: number) => {
         clearTimeout(timer);
         resolve(now / 1000);
       };
-      if ("requestVideoFrameCallback" in this.video) this.video.requestVideoFrameCallback(done);
-      else requestAnimationFrame(done);
+      const waiting =
+        "requestVideoFrameCallback" in video ? video.requestVideoFrameCallback(done) : requestAnimationFrame(done);
+      // A hidden tab gets no frames, and a camera that was unplugged gives none: look again now and then.
+      const timer = setTimeout(() => {
+        if ("cancelVideoFrameCallback" in video) video.cancelVideoFrameCallback(waiting);
+        else cancelAnimationFrame(waiting);
+        resolve(performance.now() / 1000);
+      }, 500);
     });
   }
 }

@@ -77,6 +77,7 @@ async function load(): Promise<Reconstructor> {
       engine: engineSelect.value,
       read: downloads.read,
     });
+    await loaded.warmup();
     progress.hidden = true;
     const { backend, threads, manifest } = loaded;
     const where = backend === "webgpu" ? "GPU" : `CPU, ${threads} thread${threads === 1 ? "" : "s"}`;

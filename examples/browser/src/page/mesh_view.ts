@@ -25,6 +25,8 @@ export type Surface = "picture" | "shaded" | "wireframe";
 const TEXTURE = 512; // pixels of the square around the face
 const MARGIN = 1.25; // the mesh reaches further than the region: ears and forehead
 const TURN = Math.PI / 24; // of one key press
+const FRAME = 17; // ms: a picture that is done before the next frame was no burden
+const LONGEST_REST = 200; // ms: the first picture takes long, and the next shall not wait for that
 
 export class MeshView {
   private readonly renderer: WebGLRenderer;
@@ -38,6 +40,9 @@ export class MeshView {
   private readonly materials: Record<Surface, MeshBasicMaterial | MeshLambertMaterial>;
   private readonly mesh: Mesh;
   private waiting = false;
+  private fence: WebGLSync | null = null; // of the last picture, until it is drawn
+  private drawnAt = 0; // ms
+  private restUntil = 0; // ms
 
   /** Throws where the browser has no WebGL. */
   constructor(private readonly canvas: HTMLCanvasElement) {
@@ -159,9 +164,29 @@ export class MeshView {
   private draw(): void {
     if (this.waiting) return;
     this.waiting = true;
-    requestAnimationFrame(() => {
-      this.waiting = false;
-      this.renderer.render(this.scene, this.camera);
-    });
+    requestAnimationFrame(() => this.drawWhenFree());
+  }
+
+  /**
+   * Where drawing is slow, because the graphics processor is busy or only emulated, it gets half of the time: pictures
+   * that it can't keep up with would pile up and hold up the page, the camera's frames too.
+   */
+  private drawWhenFree(): void {
+    const now = performance.now();
+    const gl = this.renderer.getContext() as WebGL2RenderingContext;
+    if (this.fence && gl.getSyncParameter(this.fence, gl.SYNC_STATUS) !== gl.UNSIGNALED) {
+      gl.deleteSync(this.fence);
+      this.fence = null;
+      this.restUntil = now + Math.min(Math.max(now - this.drawnAt - FRAME, 0), LONGEST_REST);
+    }
+    if (this.fence || now < this.restUntil) {
+      requestAnimationFrame(() => this.drawWhenFree());
+      return;
+    }
+    this.waiting = false;
+    this.renderer.render(this.scene, this.camera);
+    this.fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+    gl.flush();
+    this.drawnAt = now;
   }
 }
