@@ -41,7 +41,7 @@ from serving.rows import Origin
 from serving.storage import Place, find, place
 
 PATIENCE = 600.0  # seconds without a finished part, after which the run is taken to stand still
-_PARTS_PER_WORKER = 8
+_SHARES = 4  # a part is so much of what is left for a worker
 _PART_SIZES = 16, 512  # photographs in a part, least and most
 _SHOWN = 20  # skipped photographs that are named; all have their rows
 _BUNDLED = Path(__file__).parents[1] / "runtime" / "assets" / "edge.onnx"
@@ -115,12 +115,17 @@ def recipe_of(
 
 
 def cut(photos: Sequence[Place], workers: int, size: int | None = None) -> list[Sequence[Place]]:
-    """The photographs in parts, small enough to keep all workers busy, large enough to be worth a file; each video."""
+    """The photographs in parts, large enough to be worth a file, the last ones small: all workers end together."""
     videos = [[photo] for photo in photos if is_video(photo)]
     photos = [photo for photo in photos if not is_video(photo)]
     least, most = _PART_SIZES
-    step = size or min(max(-(-len(photos) // (workers * _PARTS_PER_WORKER)), least), most)
-    return [*videos, *(photos[start : start + step] for start in range(0, len(photos), step))]
+    parts: list[Sequence[Place]] = []
+    start = 0
+    while start < len(photos):
+        step = size or min(max((len(photos) - start) // (workers * _SHARES), least), most)
+        parts.append(photos[start : start + step])
+        start += step
+    return [*videos, *parts]
 
 
 def run_parts(
@@ -227,7 +232,7 @@ def cluster(address: str | None) -> Iterator[tuple[int, int]]:
     own = {"num_cpus": usable_cores(), "object_store_memory": _OBJECT_STORE, "include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray has no class of its own for these; a plain one when a node is slow to start
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EngineUnavailableError(f"Ray: cannot start or reach {address or 'a cluster here'}: {reason}") from None
     try:

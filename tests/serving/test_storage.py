@@ -203,6 +203,7 @@ def test_cut_covers_all_once():
         assert first == [video]
         assert [p for piece in pieces for p in piece] == photos
         assert max(map(len, pieces)) <= 512 and (len(pieces) >= workers or count < 32)
+        assert all(len(piece) <= 16 for piece in pieces[-workers:])  # nobody waits long for the last one
 
 
 def test_schema_is_documented():
