@@ -387,6 +387,62 @@ describe("camera", () => {
   }
 });
 
+test("nothing that axe finds is hard to reach: empty, with a face, with an error; light and dark", async () => {
+  const axe = await readFile(join(repository, "examples/browser/node_modules/axe-core/axe.min.js"), "utf8");
+  for (const colorScheme of ["light", "dark"]) {
+    const view = await open(browser, server, { colorScheme });
+    await status(view.page, "Ready");
+    await view.page.evaluate(axe);
+    const audit = async (state) => {
+      const { violations } = await view.page.evaluate(() => globalThis.axe.run());
+      const told = violations.flatMap(({ id, nodes }) => nodes.map(({ target }) => `${id}: ${target}`));
+      assert.deepEqual(told, [], `${colorScheme}, ${state}`);
+    };
+    await audit("empty");
+    await choose(view.page, file("two_faces.png"));
+    await audit("with faces");
+    await view.page.setInputFiles("#file", file("wrong.png"));
+    await alarm(view.page);
+    await audit("with an error");
+    await view.context.close();
+  }
+});
+
+test("the keyboard reaches everything, in order", async () => {
+  const view = await open(browser, server);
+  await status(view.page, "Ready");
+  await choose(view.page, file("two_faces.png"));
+  await view.page.evaluate(() => document.activeElement?.blur());
+  const reached = [];
+  while (reached.at(-1) !== "engine" && reached.length < 20) {
+    await view.page.keyboard.press("Tab");
+    reached.push(await view.page.evaluate(() => document.activeElement.id || document.activeElement.textContent));
+  }
+  const wanted = [
+    "file",
+    "camera",
+    "example",
+    "save-glb",
+    "save-json",
+    "mesh",
+    "surface",
+    "1",
+    "2",
+    "backend",
+    "engine",
+  ];
+  assert.deepEqual(
+    reached.filter((name) => wanted.includes(name)),
+    wanted,
+  );
+  await view.page.focus("#faces tr:nth-child(2) button");
+  await view.page.keyboard.press("Enter");
+  const pressed = await view.page.getAttribute("#faces tr:nth-child(2) button", "aria-pressed");
+  assert.equal(pressed, "true");
+  assert.equal(await view.page.evaluate(() => document.activeElement.getAttribute("aria-label")), "Show face 2");
+  await view.context.close();
+});
+
 test("screenshots: desktop, phone, dark, a turned face, the mesh from aside", async (t) => {
   for (const [name, { picture = "astronaut.jpg", surface = "picture", turns = 0, ...options }] of Object.entries({
     desktop: {},
