@@ -231,8 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         install(environment())
         print(f"installed: {environment()}")
     if options.models is not None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the server would outlive us
         with LocalServer(options.models, grpc_port=options.grpc_port, http_port=options.http_port) as server:
-            print(f"serving '{MODEL}' at {server.grpc} and {server.http}; Ctrl-C ends it")
+            print(f"serving '{MODEL}' at {server.grpc} and {server.http}; Ctrl-C ends it", flush=True)
             while server.is_running():
                 time.sleep(0.5)
             print_error(f"Triton ended by itself; {server.errors()}")

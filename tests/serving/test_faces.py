@@ -1,6 +1,9 @@
 """The served model: its answers, what it refuses, and that one wrong request never touches another."""
 
 import dataclasses
+import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +20,8 @@ from serving.client import FaceClient, ServerError
 from serving.faces_model import answer
 from serving.local_server import free_port
 from serving.protocol import pack_faces, unpack_faces
-from tests.serving.conftest import PHOTO
+from serving.triton import write_repository
+from tests.serving.conftest import EDGE, PHOTO
 
 BOXES = [(170.0, 60.0, 110.0, 130.0), (20.0, 30.0, 80.0, 90.0)]
 
@@ -164,6 +168,23 @@ def test_an_answer_of_another_shape_is_refused(reconstruct, change):
     assert len(unpack_faces(tensors, model, 128)) == 2
     with pytest.raises(FileFormatError, match="same version"):
         unpack_faces(tensors | change, model, 128)
+
+
+@pytest.mark.slow
+def test_a_server_ends_with_the_command_that_started_it(server, tmp_path):
+    """Ended by `kill`, not by Ctrl-C; what it says is there at once, though nobody's terminal shows it."""
+    ports = [free_port(), free_port()]
+    write_repository(EDGE, tmp_path, instances=1)
+    arguments = ["-m", "serving.local_server", tmp_path, "--grpc-port", ports[0], "--http-port", ports[1]]
+    with subprocess.Popen([sys.executable, *map(str, arguments)], stdout=subprocess.PIPE, text=True) as started:
+        try:
+            assert f"grpc://127.0.0.1:{ports[0]}" in started.stdout.readline()
+            started.terminate()
+            assert started.wait(30) == 128 + signal.SIGTERM
+        finally:
+            started.kill()
+    with pytest.raises(ServerError, match="no server answers"):
+        FaceClient(f"http://127.0.0.1:{ports[1]}", timeout=2)
 
 
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
