@@ -78,6 +78,12 @@ class Comparison:
         """NME less the network's own, on the labelled faces."""
         return self._nme(self._landmarks(run(self.crops.gated))) - self._nme(self._points)
 
+    def jitter(self, run: Run, frames: NDArray[np.uint8]) -> float:
+        """Mean length, in pixels, of the landmarks' second difference over time, on still faces (B, T, S, S, 3)."""
+        points = self._landmarks(run(frames.reshape(-1, *frames.shape[2:])))[..., :2]
+        second = np.diff(points.reshape(*frames.shape[:2], -1, 2), n=2, axis=1)  # (B, T - 2, 68, 2)
+        return float(np.linalg.norm(second, axis=-1).mean())
+
     def measure(self, step: str, run: Run, gate: Gate, mismatch: Callable[[], str] | None = None) -> Parity:
         """Figures of `run` on the gated crops, which are reported, too.
 

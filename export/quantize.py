@@ -1,9 +1,10 @@
 """INT8 for the CPU: a float32 graph becomes a QDQ graph through ONNX Runtime's quantizer, calibrated on face crops.
 
 Quantized are the streams' convolutions, with the ReLUs behind them, and the fusion: weights int8 per channel,
-activations uint8 per tensor, ranges by the extremes that the calibration crops show. What comes before them works on
-the crops' bytes (`export.byte_input`). The rest stays float32: attention and head, whose share of the time is small and
-whose rounding would cost as much accuracy as that of all the others together.
+activations uint8 per tensor. Channels are made alike before, and ranges chosen, so that a still face keeps still
+(`export.equalization`); where that does not apply, ranges are the extremes that the calibration crops show. What comes
+before the layers works on the crops' bytes (`export.byte_input`). The rest stays float32: attention and head, whose
+share of the time is small and whose rounding would cost as much accuracy as that of all the others together.
 
 RepVGG's folded kernels lose accuracy here, some far more than others. So the layers are tried: while NME moves by more
 than half of its gate on the calibration faces, the layer that alone moves the landmarks most goes back to float32.
@@ -16,7 +17,7 @@ import functools
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.byte_input import feed_bytes, feeding
+from export.byte_input import Overrides, feed_bytes, feeding
 from export.comparison import BATCH, Comparison, Gate, onnx_run
 from export.console import Progress, report_step
+from export.equalization import equalized, noisy_frames
 from export.errors import ParityError, PrecisionError
 from export.faces import FACES, LabelledFaces, ParityCrops, noise_crops
 from export.first_mismatch import INT8_LIMIT, graph_mismatch
@@ -40,6 +42,8 @@ from runtime.manifest import INPUT, Manifest, Parity
 HELD_OUT = 160  # faces for the figure that the gate looks at, the first ones
 _CALIBRATION = range(10_000, 10_064)  # those for the ranges and the choice of layers, far from them
 INT8_GATE = Gate(delta_nme=0.1)
+_EQUALIZING = 16  # of the calibration faces: what equalizing looks at
+_STILL_FRAMES = 4  # of each calibration face, to measure jitter with
 _FEW_CHANNELS = 8  # a layer with fewer input channels is slower in INT8
 _FUSION = "fusion"
 _LARGEST_SHARE = 0.5  # of the layers that may stay float32: beyond it, INT8 is not worth its name
@@ -53,6 +57,7 @@ class Quantized:
     layers: tuple[str, ...]  # in INT8, by the name of their weights
     excluded: tuple[str, ...]  # kept in float32 by measurement, most sensitive first
     delta_nme: float  # percent, on the calibration faces
+    jitter: float  # of the landmarks of those faces under camera noise, against float32's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,7 @@ class Int8Graph:
                 **base.figures,
                 "int8/layers": float(len(self.quantized.layers)),
                 "int8/excluded_layers": float(len(self.quantized.excluded)),
+                "int8/jitter_ratio": self.quantized.jitter,
             },
         )
         return embed_manifest(self.quantized.data, manifest)
@@ -99,7 +105,7 @@ def int8_graph(
     report_step(
         "ONNX INT8",
         f"{len(found.data) / 1e6:.2f} MB, {len(found.layers)} layers in INT8, left out by measurement: "
-        f"{', '.join(found.excluded) or 'none'}",
+        f"{', '.join(found.excluded) or 'none'}; jitter under camera noise × {found.jitter:.2f}",
         started,
     )
     where = functools.partial(graph_mismatch, exact.data, found.data, held_out.crops.gated, INT8_LIMIT)
@@ -131,13 +137,15 @@ def quantize(data: bytes, calibration: Comparison, progress: Progress[Any] = ite
         ParityError: NME moves too much even with half of the layers left out.
         PrecisionError: the quantizer left a layer in float32 that was meant for INT8.
     """
-    graph = _Candidates(data)
+    even = equalized(data, calibration.crops.faces[:_EQUALIZING])
+    graph = _Candidates(even.data, even.ranges)
     largest = round(_LARGEST_SHARE * len(graph.candidates))
     order: list[str] = []
     excluded: list[str] = []
     while True:
         result = graph.quantize([layer for layer in graph.candidates if layer not in excluded], calibration)
-        delta = calibration.delta_nme(onnx_run(result, "INT8 graph"))
+        run = onnx_run(result, "INT8 graph")
+        delta = calibration.delta_nme(run)
         if abs(delta) <= INT8_GATE.delta_nme / 2:
             break
         if len(excluded) == largest:
@@ -150,7 +158,9 @@ def quantize(data: bytes, calibration: Comparison, progress: Progress[Any] = ite
         report_step("INT8 sensitivity", f"NME moves by {delta:+.3f} %: {order[len(excluded)]} stays float32")
         excluded.append(order[len(excluded)])
     layers = tuple(layer for layer in graph.candidates if layer not in excluded)
-    return Quantized(data=result, layers=layers, excluded=tuple(excluded), delta_nme=delta)
+    frames = noisy_frames(calibration.crops.faces, _STILL_FRAMES)
+    jitter = calibration.jitter(run, frames) / calibration.jitter(onnx_run(data, "float32 graph"), frames)
+    return Quantized(data=result, layers=layers, excluded=tuple(excluded), delta_nme=delta, jitter=jitter)
 
 
 def quantized_layers(data: bytes) -> list[str]:
@@ -178,11 +188,12 @@ def _by_sensitivity(graph: _Candidates, calibration: Comparison, progress: Progr
 class _Candidates:
     """A float32 graph, and the layers of it that may be quantized, by the name of their weights."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, ranges: Mapping[str, float] | None = None) -> None:
+        """`ranges`, from zero, are for the layers' inputs that they name; others get theirs by calibration."""
         import onnx
 
         model = onnx.load_model_from_string(data)
-        self._overrides = feed_bytes(model)
+        self._overrides = {**feed_bytes(model), **_range_overrides(model.graph, ranges or {})}
         self._data = model.SerializeToString()
         inputs = {tensor.name: tensor.dims[1] for tensor in model.graph.initializer if len(tensor.dims) > 1}
         relus = {node.input[0]: node.name for node in model.graph.node if node.op_type == "Relu"}
@@ -223,6 +234,17 @@ class _Candidates:
         if done != len(layers):
             raise PrecisionError(f"INT8: expected {len(layers)} layers in INT8, got {done}; report it")
         return data
+
+
+def _range_overrides(graph: Any, ranges: Mapping[str, float]) -> Overrides:
+    """Ranges of layers' inputs as the quantizer takes them: for the same values in other layouts, too, from ReLU on."""
+    made = {output for node in graph.node for output in node.output}
+    overrides: Overrides = {}
+    for layer in (node for node in graph.node if node.input and node.input[0] in ranges):
+        span = {"rmin": np.float32(0), "rmax": np.float32(ranges[layer.input[0]])}
+        moved = {name for node in feeding(graph, layer, "Relu") for name in node.input}
+        overrides |= {name: [span] for name in (layer.input[0], *(moved & made))}
+    return overrides
 
 
 class _Reader:

@@ -16,6 +16,7 @@ pytest.importorskip("onnxruntime.quantization")
 from export import parity, quantize  # noqa: E402
 from export.build_engine import main  # noqa: E402
 from export.comparison import FLOAT32_GATE, Comparison, Gate, onnx_run  # noqa: E402
+from export.equalization import equalized  # noqa: E402
 from export.errors import ParityError  # noqa: E402
 from export.faces import ParityCrops, noise_crops  # noqa: E402
 from export.first_mismatch import exporter_mismatch, graph_mismatch, torch_mismatch  # noqa: E402
@@ -59,6 +60,17 @@ def stretched(network, factor=1e4):
     return spread
 
 
+def with_dead_channel(network, weight=1e8):
+    """One channel of a block is always zero, and the next block's weights of it are huge: 127 steps reach to them."""
+    dead = copy.deepcopy(network)
+    first, second = dead.global_stream[1], dead.global_stream[2]
+    for norm in (first.norm3, first.norm1, first.norm0):
+        if norm is not None:
+            norm.weight.data[0], norm.bias.data[0] = 0.0, -1.0
+    second.conv3.weight.data[:, 0] = weight
+    return dead
+
+
 def test_int8_file(sources, exported, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(quantize, "INT8_GATE", Gate(delta_nme=20.0))  # a random network has no robust answer
     options = ["--face-model", str(sources.face_model_path), "--precision", "int8"]
@@ -78,6 +90,7 @@ def test_int8_file(sources, exported, tmp_path, monkeypatch, capsys):
     model = onnx.load(tmp_path / "small.int8.onnx")
     done = quantize.quantized_layers(model.SerializeToString())
     assert manifest.figures["int8/layers"] == len(done) > 5
+    assert manifest.figures["int8/jitter_ratio"] > 0
     printed = capsys.readouterr()
     assert printed.out.count("layers in INT8") == 1
     assert "layers in INT8" not in printed.err  # as it would be, were the quantizer to set up logging
@@ -99,22 +112,57 @@ def test_streams_and_fusion_run_in_int8_and_all_else_in_float32(sources, graph, 
     assert kinds["Conv"] == kinds["QuantizeLinear"] == kinds["Cast"] == 0  # bytes until the fusion, never re-quantized
 
 
-def test_the_layer_that_int8_spoils_is_left_out(sources, monkeypatch, caplog):
+def test_channels_of_unequal_ranges_are_made_alike_and_the_float32_graph_stays_the_same(sources):
     network = stretched(sources.network)
     data = export_graph(reparameterize(network))
     calibration = compare(sources, network).with_own_labels()
-    plain = quantize._Candidates(data)
+    even = equalized(data, calibration.crops.faces)
+    streams = (network.global_stream, network.local_stream)
+    assert len(even.ranges) == sum(len(stream) - 1 for stream in streams) + 1  # the fusion, of both streams' channels
+    crops = noise_crops(64, 16)[4:]
+    expected, got = (onnx_run(graph, "float32")(crops) for graph in (data, even.data))
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    kernels = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load_model_from_string(even.data).graph.initializer}
+    sizes = np.abs(kernels["global_stream.1.0.weight"]).max(axis=(1, 2, 3))
+    assert sizes[0] < 100 * np.median(sizes)  # of the 10,000
+    moved = []
+    for graph in (quantize._Candidates(data), quantize._Candidates(even.data, even.ranges)):
+        int8 = graph.quantize(list(graph.candidates), calibration)
+        moved.append(calibration.landmark_px(onnx_run(int8, "all layers")).mean())
+    assert moved[1] < moved[0] / 3
+
+
+def test_the_layer_that_int8_spoils_is_left_out(sources, monkeypatch, caplog):
+    network = with_dead_channel(sources.network)
+    data = export_graph(reparameterize(network))
+    calibration = compare(sources, network).with_own_labels()
+    even = equalized(data, calibration.crops.faces)
+    plain = quantize._Candidates(even.data, even.ranges)
     spoilt = calibration.delta_nme(onnx_run(plain.quantize(list(plain.candidates), calibration), "all layers"))
     monkeypatch.setattr(quantize, "INT8_GATE", Gate(delta_nme=spoilt))
     monkeypatch.setattr(quantize, "_LARGEST_SHARE", 0.9)
     with caplog.at_level("INFO", logger="export"):
         result = quantize.quantize(data, calibration)
-    assert result.excluded[0] == "global_stream.2.0"  # whose input has the channel that is out of line
+    assert result.excluded[0] == "global_stream.2.0"  # whose huge weights leave no step to the others
     assert caplog.text.count("stays float32") == len(result.excluded) < len(plain.candidates)
     assert abs(result.delta_nme) <= spoilt / 2
     monkeypatch.setattr(quantize, "_LARGEST_SHARE", 0.0)
     with pytest.raises(ParityError, match="with the 0 most sensitive layers in float32"):
         quantize.quantize(data, calibration)
+
+
+def test_jitter_is_the_mean_length_of_the_second_difference(sources):
+    comparison = compare(sources, sources.network)
+    still = np.zeros((2, 4, 64, 64, 3), np.uint8)
+    still[:, 2] = 1  # one frame of each face is out of line by a pixel
+
+    def run(crops):
+        params = np.zeros((len(crops), 62), np.float32)
+        params[:, [0, 5, 10]] = 1.0, 1.0, 1.0
+        params[:, 3] = crops[:, 0, 0, 0]  # moves all landmarks by so many pixels
+        return params
+
+    assert comparison.jitter(run, still) == pytest.approx(1.5)  # 0, 0, 1, 0: second differences 1 and -2
 
 
 def test_a_failed_gate_names_the_first_module_that_differs(sources, tmp_path, monkeypatch, capsys):
