@@ -4,14 +4,15 @@ A face's region comes from the frame before, moved on by its speed; small wander
 head is cropped alike in every frame. The detector looks
 
 - in every frame while there is no face (all its looks twice a second, else its first alone),
-- twice a second for new faces while fewer than `max_faces` are tracked, and ten times while one is missing,
+- twice a second for new faces while fewer than `max_faces` are tracked, ten times while one has just gone,
 - at a tracked face alone, in a view turned upright: once a second, and whenever the face's looks change at once.
 
 One such look takes some 3 ms: about 0.3 ms a frame at 30 frames/s with one face and room for more.
 
 A track ends when its landmarks leave the picture, when the detector no longer sees a face there, when another track has
 the same face, or when the scene changes. For `patience` seconds it is remembered: a face that is found again at a place
-that it can have reached, and looks alike, keeps its id; any other gets a new one.
+that it can have reached, and looks alike, keeps its id; any other gets a new one. For the first second the place says
+much, and half of a face that comes out from behind something will do; later, the looks alone must tell people apart.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ _INSIDE = 0.4  # part of the landmarks that must lie in the picture
 _SMALLEST = 12.0  # pixels: side of the smallest region
 _THUMB = 16  # side of the picture by which a face's looks are compared
 _CHANGED = 0.7  # correlation with the last looks below which the detector is asked
-_ALIKE = 0.5  # correlation with the looks over the track that a face found again must have
+_ALIKE = 0.5  # correlation with the looks over the track that a face found again at once must have
+_ALIKE_LATER = 0.85  # ... after `_LATER`: of 12 rendered heads, one in a hundred others has more, all their own do
+_SOON, _LATER = 1.0, 2.0  # seconds: in between, it rises; until `_LATER`, a missing face is searched for often
 _ALIKE_AFTER_CUT = 0.9  # ... after a change of scene, where another face may take the place
 _HESITATION = 0.35  # seconds for which a face that may be a missing one, but looks unlike it, is not called new
 _GROWN = 1.5  # factor by which a region may grow or shrink within half a second
@@ -97,7 +100,7 @@ class _Track:
     seen: float = 0.0  # seconds
     checked: float = 0.0
     doubts: int = 0
-    suspected: float = math.inf  # since when a face is seen that may be this one
+    suspected: float = -math.inf  # since when a face is seen that may be this one
     cut: bool = False  # whether it ended with a scene
     center: tuple[float, float] | None = None  # of the region that the last landmarks gave
     speed: tuple[float, float] = (0.0, 0.0)  # pixels per second
@@ -136,7 +139,7 @@ class Tracker:
         *,
         max_faces: int = 4,
         smoothing: str | Smoothing | None = "responsive",
-        patience: float = 2.0,
+        patience: float = 5.0,
     ) -> None:
         """Sets the options.
 
@@ -211,7 +214,8 @@ class Tracker:
         """Looks for new and missing faces, where it is time to."""
         if len(self._tracks) >= self.max_faces:
             return
-        pause = (_MISSING if self._missing else _SEARCH) if self._tracks else 0.0
+        hurry = any(time - track.seen < _LATER for track in self._missing)
+        pause = (_MISSING if hurry else _SEARCH) if self._tracks else 0.0
         if time - self._searched < pause:
             return
         every = not self._tracks and time - self._searched_all >= _SEARCH
@@ -237,10 +241,11 @@ class Tracker:
             alike = 1.0 if track.known is None else float(track.known @ looks)
             if way > roi.side * (0.5 + _REACH * (time - track.seen)) or _grown(track, roi) > _GROWN:
                 continue
-            if alike > (_ALIKE_AFTER_CUT if track.cut else _ALIKE):
+            if alike > (_ALIKE_AFTER_CUT if track.cut else _alike_enough(time - track.seen)):
                 candidates.append((alike, track))
             elif not track.cut:  # half hidden still by what covered it?
-                track.suspected = min(track.suspected, time)
+                if time - track.suspected > 2 * _HESITATION:  # that was another time
+                    track.suspected = time
                 doubtful = doubtful or time - track.suspected < _HESITATION
         if doubtful and not candidates:
             return None
@@ -400,6 +405,11 @@ def _off(roi: Roi, better: Roi) -> bool:
 
 def _grown(track: _Track, roi: Roi) -> float:
     return max(roi.side / track.size, track.size / roi.side) if track.size else 1.0
+
+
+def _alike_enough(gone: float) -> float:
+    """The correlation that a face found again must have, `gone` seconds after it was seen last."""
+    return _ALIKE + (_ALIKE_LATER - _ALIKE) * min(max((gone - _SOON) / (_LATER - _SOON), 0.0), 1.0)
 
 
 def _near(roi: Roi, other: Roi) -> bool:

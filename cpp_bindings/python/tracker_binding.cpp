@@ -114,7 +114,7 @@ void bind_tracker(nb::module_& m) {
                                     {max_faces, static_cast<cln::Smoothing>(smoothing), patience});
           },
           "face_model"_a, "manifest"_a, "engine"_a, "detector"_a, "max_faces"_a = 4, "smoothing"_a = 2,
-          "patience"_a = 2.0)
+          "patience"_a = 5.0)
       .def("track", &BoundTracker::track, "frame"_a, "seconds"_a,
            "Faces of the next frame, uint8 (H, W, 3) BGR, as tuples: id, age, score, params, landmarks (68, 3), raw "
            "landmarks.")

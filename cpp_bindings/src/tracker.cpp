@@ -18,7 +18,8 @@ constexpr double search_pause = 0.5, missing_pause = 0.1, check_pause = 1.0, dou
 constexpr int most_doubts = 3;
 constexpr double rest = 0.02, rest_angle = 2.0, far_off = 0.15, same = 0.35, inside_share = 0.4, smallest = 12.0;
 constexpr int thumb = 16;
-constexpr double changed_below = 0.7, alike_above = 0.5, alike_after_cut = 0.9, hesitation = 0.35, most_grown = 1.5, size_time = 0.5, cut_below = 0.5,
+constexpr double changed_below = 0.7, alike_above = 0.5, alike_later = 0.85, soon = 1.0, later = 2.0,
+                 alike_after_cut = 0.9, hesitation = 0.35, most_grown = 1.5, size_time = 0.5, cut_below = 0.5,
                  reach = 3.0;
 constexpr int view_size = 192;
 constexpr double degrees = 57.29577951308232, two_pi = 6.283185307179586;
@@ -172,6 +173,11 @@ Roi on_grid(const Roi& roi) {
 
 bool is_near(const Roi& a, const Roi& b) { return way(a, b) < same * std::max(a.side, b.side); }
 
+/// The correlation that a face found again must have, `gone` seconds after it was seen last.
+double alike_enough(double gone) {
+  return alike_above + (alike_later - alike_above) * std::min(std::max((gone - soon) / (later - soon), 0.0), 1.0);
+}
+
 struct Track {
   int id = 0;
   Roi roi;
@@ -179,7 +185,7 @@ struct Track {
   int age = 0;
   double seen = 0, checked = 0;
   int doubts = 0;
-  double suspected = std::numeric_limits<double>::infinity();
+  double suspected = -std::numeric_limits<double>::infinity();
   bool cut = false;
   std::optional<std::array<double, 2>> center{};
   std::array<double, 2> speed{};
@@ -363,7 +369,9 @@ void Tracker::State::search(const ImageView& image) {
   if (tracks.size() >= most) {
     return;
   }
-  const double pause = tracks.empty() ? 0.0 : missing.empty() ? search_pause : missing_pause;
+  const auto just_gone = [this](const Track& track) { return time - track.seen < later; };
+  const bool hurry = std::any_of(missing.begin(), missing.end(), just_gone);
+  const double pause = tracks.empty() ? 0.0 : hurry ? missing_pause : search_pause;
   if (time - searched < pause) {
     return;
   }
@@ -399,13 +407,15 @@ std::optional<Track> Tracker::State::start(const ImageView& image, const Detecti
         grown(track, detection.roi) > most_grown) {
       continue;
     }
-    if (alike > (track.cut ? alike_after_cut : alike_above)) {
+    if (alike > (track.cut ? alike_after_cut : alike_enough(time - track.seen))) {
       if (alike > best) {
         best = alike;
         which = i;
       }
     } else if (!track.cut) {  // half hidden still by what covered it?
-      track.suspected = std::min(track.suspected, time);
+      if (time - track.suspected > 2 * hesitation) {  // that was another time
+        track.suspected = time;
+      }
       doubtful = doubtful || time - track.suspected < hesitation;
     }
   }

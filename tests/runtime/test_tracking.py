@@ -119,6 +119,19 @@ def test_a_face_that_leaves_the_picture_and_a_cut_end_a_track(reconstruct):
     assert ids[5] != [] and not set(ids[5]) & {number for some in ids[6:] for number in some}
 
 
+def test_a_face_that_returns_after_seconds_keeps_its_id_and_another_s_does_not_get_it(reconstruct):
+    other = np.clip(cv2.flip(PHOTO, 1) * np.array([0.9, 0.6, 0.45]), 0, 255).astype(np.uint8)
+    shift = np.array([511 - 2 * FACE[0], 0])
+    tracker, seen = Tracker(reconstruct), {}
+    for i in range(150):
+        x = 320 + 500 * min(max(min(i - 5, 145 - i) / 15, 0), 1)  # out of the picture, there for four seconds, and back
+        away = place(other, np.array((200, 240)) - shift)[0] if 75 <= i < 110 else np.full((480, 640, 3), 90, np.uint8)
+        seen[i] = {face.id for face in tracker(place(PHOTO, (x, 240), below=away)[0], i / RATE)}
+    assert seen[0] == {0} and seen[60] == set()
+    assert seen[105] == {1}  # another in between, near enough
+    assert seen[149] == {0}
+
+
 def test_crossing_faces_keep_their_ids_in_one_engine_call(reconstruct):
     engine, batches = reconstruct.engine, []
 

@@ -28,7 +28,7 @@ enum class Smoothing { off = 0, still = 1, responsive = 2 };
 struct TrackerOptions {
   int max_faces = 4;  ///< at most so many are tracked; 1 saves the looks for more
   Smoothing smoothing = Smoothing::responsive;
-  double patience = 2.0;  ///< seconds for which a face that is gone keeps its id
+  double patience = 5.0;  ///< seconds for which a face that is gone keeps its id
 };
 
 /// One face of a frame: smoothed, and as the network alone sees it.
