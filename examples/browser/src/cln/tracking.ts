@@ -40,7 +40,7 @@ export interface TrackerOptions {
   readonly maxFaces?: number;
   /** `still`, `responsive` (the default) or `off`. */
   readonly smoothing?: string;
-  /** Seconds for which a face that is gone keeps its id; default: two. */
+  /** Seconds for which a face that is gone keeps its id; default: five. */
   readonly patience?: number;
 }
 
@@ -135,7 +135,8 @@ export class Tracker {
   /** Looks for new and missing faces, where it is time to. */
   private async search(image: Pixels, time: number): Promise<void> {
     if (this.tracks.length >= this.maxFaces) return;
-    const pause = this.tracks.length === 0 ? 0 : this.missing.length ? T.missing : T.search;
+    const hurry = this.missing.some((track) => time - track.seen < T.later);
+    const pause = this.tracks.length === 0 ? 0 : hurry ? T.missing : T.search;
     if (time - this.searched < pause) return;
     const every = this.tracks.length === 0 && time - this.searchedAll >= T.search;
     this.searched = time;
@@ -158,10 +159,11 @@ export class Tracker {
       const way = Math.hypot(roi.centerX - track.roi.centerX, roi.centerY - track.roi.centerY);
       if (way > roi.side * (0.5 + T.reach * (time - track.seen)) || grown(track, roi) > T.grown) continue;
       const alike = track.known ? dot(track.known, looks) : 1;
-      if (alike > (track.cut ? T.alikeAfterCut : T.alike)) {
+      if (alike > (track.cut ? T.alikeAfterCut : alikeEnough(time - track.seen))) {
         if (alike > alikeness) [best, alikeness] = [track, alike];
       } else if (!track.cut) {
-        track.suspected = Math.min(track.suspected, time); // half hidden still by what covered it?
+        // Half hidden still by what covered it? A suspicion of before was another time's.
+        if (time - track.suspected > 2 * T.hesitation) track.suspected = time;
         doubtful ||= time - track.suspected < T.hesitation;
       }
     }
@@ -175,7 +177,7 @@ export class Tracker {
       seen: 0,
       checked: time,
       doubts: 0,
-      suspected: Number.POSITIVE_INFINITY,
+      suspected: Number.NEGATIVE_INFINITY,
       center: undefined,
       speed: [0, 0],
       state: undefined,
@@ -313,6 +315,11 @@ function off(roi: Roi, better: Roi): boolean {
   const way = Math.hypot(better.centerX - roi.centerX, better.centerY - roi.centerY);
   const grown = Math.abs(Math.log(better.side / roi.side));
   return way > T.far * roi.side || grown > 2 * T.far || Math.abs(difference(better.angle, roi.angle)) > 20;
+}
+
+/** The correlation that a face found again must have, `gone` seconds after it was seen last. */
+function alikeEnough(gone: number): number {
+  return T.alike + (T.alikeLater - T.alike) * Math.min(Math.max((gone - T.soon) / (T.later - T.soon), 0), 1);
 }
 
 function near(roi: Roi, other: Roi): boolean {
