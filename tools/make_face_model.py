@@ -50,7 +50,7 @@ MILLIMETRES = 100.0
 """Per decimetre, MakeHuman's unit."""
 FACE_LENGTH = 118.0
 """Chin to nose root of the mean face in mm, midway between the averages of women (113) and men (123)."""
-FACE_PITCH = 5.0
+FACE_PITCH = 3.0
 """Degrees that MakeHuman's head is turned up, so that pitch 0 means what it means in AFLW2000-3D's labels."""
 LICENSE = (
     "CC0 1.0 Universal (public domain dedication), https://creativecommons.org/publicdomain/zero/1.0/. Made from "

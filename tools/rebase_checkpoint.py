@@ -2,9 +2,10 @@
 
     python -m tools.rebase_checkpoint OLD.pth --from OLD.safetensors --to NEW.safetensors --out NEW.pth
 
-The network's last layer is rewritten so that each face keeps its shape: coefficients of the old model become those of
-the new one that give the nearest vertices (least squares). Exact where the new modes span the old ones, as when only
-landmarks moved. It is where training for a changed face model starts from; the figures must be measured again.
+The network's last layer is rewritten so that each face keeps its place and shape: the pose takes up what turns, shifts
+and scales the old mean into the new one, and coefficients of the old model become those of the new one that give the
+nearest vertices (least squares). Exact where the new modes span the old ones, as when landmarks or the frame moved. It
+is where training for a changed face model starts from; the figures must be measured again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from runtime.command import command
 from runtime.errors import MismatchError
 from runtime.face_model import POSE_SIZE, FaceModel, load_face_model
+from tools.face_model.modes import similarity
 from training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 RIDGE = 1e-3
@@ -51,26 +53,45 @@ def rebase(checkpoint: Checkpoint, old: FaceModel, new: FaceModel) -> Checkpoint
             f"face models: expected the same mesh and modes, got {len(old.mean)} vertices and {old.num_params} "
             f"parameters, and {len(new.mean)} and {new.num_params}; train again"
         )
-    turn, shift = (torch.from_numpy(part).float() for part in change_of_basis(old, new))
+    frame = change_of_frame(old, new)
+    turn, shift = (torch.from_numpy(part).float() for part in change_of_basis(old, new, frame))
     state = dict(checkpoint.state_dict)
     std, mean = state["whitening_std"].clone(), state["whitening_mean"].clone()
-    form = slice(POSE_SIZE, None)
-    inner = turn * std[form] / std[form, None]
-    for name in ("head.weight", "head.bias"):
-        state[name] = state[name].clone()
-        state[name][form] = inner @ state[name][form]
-    mean[form] = turn @ mean[form] + shift
+    pose, form = slice(POSE_SIZE), slice(POSE_SIZE, None)
+    placed = torch.from_numpy(np.kron(np.eye(3), np.linalg.inv(frame).T)).float()  # of a pose matrix's 12 numbers
+    for part, change in ((pose, placed), (form, turn)):
+        varies = std[part] > 0  # a pose's depth is always the same
+        inner = torch.where(varies[:, None], change * std[part] / std[part, None], 0.0)
+        for name in ("head.weight", "head.bias"):
+            state[name] = state[name].clone()
+            state[name][part] = inner @ state[name][part]
+        mean[part] = torch.where(varies, change @ mean[part], mean[part])
+    mean[form] += shift
     state["whitening_mean"] = mean
     return replace(checkpoint, state_dict=state, face_model_name=new.name, face_model_sha256=new.sha256, test={})
 
 
-def change_of_basis(old: FaceModel, new: FaceModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`turn (K, K)` and `shift (K,)`: new coefficients = turn @ old ones + shift."""
-    rows = [
-        np.concatenate([m.shape_basis, m.expression_basis]).reshape(m.num_params - POSE_SIZE, -1) for m in (old, new)
-    ]
-    before, after = (value.astype(np.float64) for value in rows)
-    moved = (old.mean - new.mean).astype(np.float64).ravel()
+def change_of_frame(old: FaceModel, new: FaceModel) -> NDArray[np.float64]:
+    """The similarity (4, 4) that takes points of the old frame to the new one, by the two means."""
+    before, after = old.mean.astype(np.float64), new.mean.astype(np.float64)
+    scale, rotation, shift = similarity(before, after, np.ones(len(before)))
+    frame = np.eye(4)
+    frame[:3, :3], frame[:3, 3] = scale * rotation.T, shift
+    return frame
+
+
+def change_of_basis(
+    old: FaceModel, new: FaceModel, frame: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`turn (K, K)` and `shift (K,)`: new coefficients = turn @ old ones + shift, with old points in the new frame."""
+    moved_mean = old.mean.astype(np.float64) @ frame[:3, :3].T + frame[:3, 3]
+    before, after = (
+        np.concatenate([m.shape_basis, m.expression_basis]).astype(np.float64).reshape(m.num_params - POSE_SIZE, -1, 3)
+        for m in (old, new)
+    )
+    before = (before @ frame[:3, :3].T).reshape(len(before), -1)
+    after = after.reshape(len(after), -1)
+    moved = (moved_mean - new.mean).ravel()
     normal = after @ after.T
     normal += RIDGE * np.trace(normal) / len(normal) * np.eye(len(normal))
     solved = np.linalg.solve(normal, after @ np.column_stack([before.T, moved]))
