@@ -20,6 +20,7 @@ Face size is the square root of the area of the landmarks' box. Clips come from 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
 import sys
@@ -287,19 +288,20 @@ def speed(studio: Studio, reconstruct: Reconstructor, mediapipe: Path | None) ->
     ]
     four = list(studio.clip(actors, 3.0))
     ways: dict[str, tuple[list[Frame], Callable[[Frame], Any]]] = {}
+    times: dict[str, list[float]] = {}
+    counts: dict[str, int] = {}
     for name, frames, count in (("one", one, 1), ("one_of_four", one, 4), ("four", four, 4)):
         tracker = Tracker(reconstruct, max_faces=count)
         ways[name] = frames, lambda frame, tracker=tracker: tracker(frame.image, frame.time)
-    if mediapipe is not None:
-        ways["mediapipe"] = one, _mediapipe(mediapipe)
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    counts: dict[str, int] = {}
-    for i in range(len(one)):
-        for name, (frames, call) in ways.items():
-            started = time.perf_counter()
-            answer = call(frames[i])
-            times[name].append(1000 * (time.perf_counter() - started))
-            counts[name] = len(answer)
+    with contextlib.ExitStack() as peers:
+        if mediapipe is not None:
+            ways["mediapipe"] = one, peers.enter_context(_mediapipe(mediapipe))
+        for i in range(len(one)):
+            for name, (frames, call) in ways.items():
+                started = time.perf_counter()
+                answer = call(frames[i])
+                times.setdefault(name, []).append(1000 * (time.perf_counter() - started))
+                counts[name] = len(answer)
     results: Results = {f"ms_{name}": float(np.median(values[_WARM:])) for name, values in times.items()}
     results |= {f"ms95_{name}": float(np.percentile(values[_WARM:], 95)) for name, values in times.items()}
     results["faces_in_last_frame"] = counts
@@ -308,7 +310,9 @@ def speed(studio: Studio, reconstruct: Reconstructor, mediapipe: Path | None) ->
     return results
 
 
-def _mediapipe(path: Path) -> Callable[[Frame], Any]:
+@contextlib.contextmanager
+def _mediapipe(path: Path) -> Iterator[Callable[[Frame], Any]]:
+    """MediaPipe's answer to a frame."""
     try:
         import mediapipe as mp
         from mediapipe.tasks.python import BaseOptions, vision
@@ -317,13 +321,13 @@ def _mediapipe(path: Path) -> Callable[[Frame], Any]:
     options = vision.FaceLandmarkerOptions(
         base_options=BaseOptions(model_asset_path=str(path)), running_mode=vision.RunningMode.VIDEO, num_faces=1
     )
-    landmarker = vision.FaceLandmarker.create_from_options(options)
+    with vision.FaceLandmarker.create_from_options(options) as landmarker:
 
-    def call(frame: Frame) -> Any:
-        image = mp.Image(image_format=mp.ImageFormat.SRGB, data=cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB))
-        return landmarker.detect_for_video(image, round(1000 * frame.time)).face_landmarks
+        def call(frame: Frame) -> Any:
+            image = mp.Image(image_format=mp.ImageFormat.SRGB, data=cv2.cvtColor(frame.image, cv2.COLOR_BGR2RGB))
+            return landmarker.detect_for_video(image, round(1000 * frame.time)).face_landmarks
 
-    return call
+        yield call
 
 
 def file(studio: Studio, reconstruct: Reconstructor) -> Results:
