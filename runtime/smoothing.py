@@ -49,10 +49,10 @@ class Smoothing:
 
 SETTINGS: dict[str, Smoothing | None] = {
     "still": Smoothing(
-        rotation=Cutoffs(rest=0.25, speed=6.0),
-        position=Cutoffs(rest=0.25, speed=25.0),
-        size=Cutoffs(rest=0.15, speed=10.0),
-        expression=Cutoffs(rest=1.0, speed=0.8),
+        rotation=Cutoffs(rest=0.25, speed=13.0),
+        position=Cutoffs(rest=0.25, speed=60.0),
+        size=Cutoffs(rest=0.15, speed=22.0),
+        expression=Cutoffs(rest=1.0, speed=1.2),
     ),
     "responsive": Smoothing(
         rotation=Cutoffs(rest=0.8, speed=20.0),

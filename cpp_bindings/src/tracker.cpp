@@ -39,7 +39,7 @@ struct Setting {
   double of_speed;
 };
 
-constexpr Setting still = {{0.25, 6.0}, {0.25, 25.0}, {0.15, 10.0}, {1.0, 0.8}, 2.0};
+constexpr Setting still = {{0.25, 13.0}, {0.25, 60.0}, {0.15, 22.0}, {1.0, 1.2}, 2.0};
 constexpr Setting responsive = {{0.8, 20.0}, {0.8, 120.0}, {0.4, 40.0}, {2.5, 2.5}, 2.0};
 
 double share_of(double cutoff, double step) {
