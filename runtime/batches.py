@@ -122,7 +122,8 @@ def _video(run: Run, item: Item) -> Outcome:
             return Outcome(photo=item.path, stem=item.stem, finished=True)
         progress = run.progress and partial(run.progress, item)
         with run.results.stage() as folder:
-            told = track_file(run.reconstruct, item.path, folder, stem=item.stem, progress=progress, **run.video)
+            with run.results.room_for_a_line():
+                told = track_file(run.reconstruct, item.path, folder, stem=item.stem, progress=progress, **run.video)
             made = settings if told.error is None else ""
             run.results.save(item.stem, item.path, content, made, partial(_move, folder, item.stem))
     except Exception as error:

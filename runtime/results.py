@@ -29,6 +29,7 @@ from runtime.errors import InvalidInputError
 from runtime.files import sha256_of_file
 
 LIST_NAME = ".cln-results"
+_RESERVE = 64 * 1024  # bytes
 _STAGE_PREFIX = ".cln-stage-"
 _STALE_STAGE = 86_400  # seconds after which a killed run's folder is removed
 Target = Callable[[str], Path]
@@ -119,6 +120,18 @@ class Results:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def room_for_a_line(self) -> Iterator[None]:
+        """Keeps so much of the disk free meanwhile that what fills it can still be listed, and so stays.
+
+        Raises:
+            OSError: there is no room even for that.
+        """
+        with tempfile.TemporaryFile(dir=self.folder) as reserve:
+            reserve.write(bytes(_RESERVE))
+            reserve.flush()
+            yield
 
     def save(self, stem: str, source: Path, content: str, settings: str, write: Callable[[Target], None]) -> list[str]:
         """Lets `write` make an item's files and moves them into place; their names.

@@ -34,6 +34,7 @@ from runtime.video import VideoFrame, import_av, read_video, video_info
 
 T = TypeVar("T")
 
+_PIECE = 64 * 1024  # bytes
 _AHEAD = 4  # frames that wait between threads
 _TIME_BASE = Fraction(1, 90_000)
 _PARTS = ("contours", "axes", "id")
@@ -238,11 +239,24 @@ def _kept(target: Path) -> Iterator[Path]:
             file.unlink()
 
 
+def _check_room(file: Path) -> None:
+    """Raises OSError if a piece more, as large as FFmpeg writes at once, does not go into a file; it stays as it is."""
+    size = file.stat().st_size
+    with io.FileIO(file, "ab") as end:
+        try:
+            if end.write(bytes(_PIECE)) < _PIECE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            end.truncate(size)
+
+
 class _Pictures:
     """NAME.mp4: frames with their faces drawn, encoded in another thread."""
 
-    def __init__(self, container: Any, target: Path, size: tuple[int, int], rate: float, sound: _Sound | None) -> None:
-        self._container, self._target, self._sound = container, target, sound
+    def __init__(
+        self, container: Any, file: Path, target: Path, size: tuple[int, int], rate: float, sound: _Sound | None
+    ) -> None:
+        self._container, self._file, self._target, self._sound = container, file, target, sound
         self._size = size
         self._stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001))
         self._stream.width, self._stream.height = size
@@ -266,7 +280,7 @@ class _Pictures:
             sound = stack.enter_context(_Sound.open(video))
             fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
             container = av.open(str(file), "w", format="mp4", options=fragments)
-            pictures = cls(container, target, size, rate, sound)
+            pictures = cls(container, file, target, size, rate, sound)
             try:
                 yield pictures
             finally:
@@ -295,6 +309,7 @@ class _Pictures:
     def _work(self) -> None:
         import av
 
+        item: Any = ()
         try:
             while (item := self._waiting.get()) is not None:
                 frame, faces = item
@@ -314,10 +329,11 @@ class _Pictures:
             self._error = error
         try:
             self._container.close()
+            _check_room(self._file)  # FFmpeg keeps a failure of its last write to itself
         except Exception as error:  # the last fragment of a full disk
             self._error = self._error or error
-        while self._error is not None and self._waiting.get() is not None:
-            pass  # so that nobody waits for ever
+        while item is not None:  # after an error before the end, so that nobody waits for ever
+            item = self._waiting.get()
 
 
 class _Sound:

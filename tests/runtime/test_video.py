@@ -1,6 +1,7 @@
 """Videos read and written: time stamps, rotation flags, sound, and everything that may be wrong with a file."""
 
 import csv
+import errno
 import json
 import resource
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from runtime import EngineUnavailableError, FileFormatError, InvalidInputError, Reconstructor, read_image
 from runtime import video as video_module
+from runtime import video_files
 from runtime.__main__ import main
 from runtime.live import show_camera
 from runtime.video import VideoFrame, read_camera, read_video, track, video_info
@@ -183,6 +185,15 @@ def test_a_full_disk_leaves_what_can_be_played(tmp_path, reconstruct):
     assert len([json.loads(line) for line in lines]) >= 5
     assert len((tmp_path / "out" / "talk.csv").read_text().splitlines()) >= 6
     assert len(list(read_video(tmp_path / "out" / "talk.mp4"))) >= 5
+
+
+def test_a_last_piece_that_finds_no_room_is_told(tmp_path, reconstruct, monkeypatch):
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(video_files, "_check_room", full)
+    outcome = track_file(reconstruct, write_video(tmp_path / "talk.mp4", frames=3), tmp_path / "out")
+    assert outcome.frames == 3 and outcome.error.startswith(f"{tmp_path / 'out' / 'talk.mp4'}: No space left")
 
 
 def test_a_camera_that_is_not_there_and_one_that_stops(monkeypatch):
