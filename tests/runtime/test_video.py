@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime import EngineUnavailableError, FileFormatError, InvalidInputError, Reconstructor, read_image
+from runtime import EngineUnavailableError, FileFormatError, InvalidInputError, Reconstructor, read_image, video_files
 from runtime import video as video_module
-from runtime import video_files
 from runtime.__main__ import main
 from runtime.live import show_camera
 from runtime.video import VideoFrame, read_camera, read_video, track, video_info
