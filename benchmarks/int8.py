@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import device, versions
 from benchmarks.output import add_outputs, number, publish, run, table
+from export.equalization import noisy
 from runtime import InvalidInputError, Roi, crop, load_face_model, read_image
 from runtime.command import command
 from runtime.engines import load_engine
 from runtime.face_model import FaceModel
 from training.data.aflw2000 import AnnotatedFace, load_aflw2000
+from training.evaluation.metrics import second_difference
 from training.evaluation.photographs import study_photographs
 
 _ASSETS = Path(__file__).parent.parent / "runtime" / "assets"
@@ -50,17 +52,6 @@ def jitter(
             points = scale * face_model.landmarks(network(crops))[..., :2]  # (frames, 68, 2)
             results[row, place] = 100 * second_difference(points) / spread
     return results
-
-
-def noisy(image: NDArray[np.uint8], deviation: float, generator: np.random.Generator) -> NDArray[np.uint8]:
-    """`image` as a camera with Gaussian noise of this deviation takes it."""
-    values = image + deviation * generator.standard_normal(image.shape, dtype=np.float32)
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def second_difference(points: NDArray[np.floating]) -> float:
-    """The mean length of the second difference over time of points (T, N, 2), T from 3 on."""
-    return float(np.linalg.norm(points[2:] - 2 * points[1:-1] + points[:-2], axis=2).mean())
 
 
 def _measure(options: argparse.Namespace) -> None:

@@ -41,6 +41,7 @@ from runtime import InvalidInputError, Reconstructor, read_image
 from runtime.command import command
 from runtime.smoothing import SETTINGS
 from runtime.tracking import TrackedFace, Tracker
+from training.evaluation.metrics import second_difference
 
 PARTS = ("still", "moving", "leakage", "ids", "turned", "speed", "file")
 _PHOTO = Path(__file__).parent.parent / "examples" / "astronaut.jpg"
@@ -84,8 +85,7 @@ def still(studio: Studio, reconstruct: Reconstructor, seconds: float) -> Results
         frames = list(studio.clip([Actor(index=index, act=lambda _: State(yaw=8, pitch=-4))], seconds, seed=index))
         for name, pairs in _by_setting(reconstruct, frames).items():
             points = np.array([faces[0].landmarks[:, :2] for _, faces in pairs[_WARM:] if faces])
-            second = np.linalg.norm(points[2:] - 2 * points[1:-1] + points[:-2], axis=2).mean()
-            jitter[name].append(100 * float(second) / _size(frames[0].faces[0].landmarks))
+            jitter[name].append(100 * second_difference(points) / _size(frames[0].faces[0].landmarks))
     return {f"jitter_{name}": float(np.mean(values)) for name, values in jitter.items()}
 
 
@@ -288,19 +288,19 @@ def speed(studio: Studio, reconstruct: Reconstructor, mediapipe: Path | None) ->
     ]
     four = list(studio.clip(actors, 3.0))
     ways: dict[str, tuple[list[Frame], Callable[[Frame], Any]]] = {}
-    times: dict[str, list[float]] = {}
-    counts: dict[str, int] = {}
     for name, frames, count in (("one", one, 1), ("one_of_four", one, 4), ("four", four, 4)):
         tracker = Tracker(reconstruct, max_faces=count)
         ways[name] = frames, lambda frame, tracker=tracker: tracker(frame.image, frame.time)
     with contextlib.ExitStack() as peers:
         if mediapipe is not None:
             ways["mediapipe"] = one, peers.enter_context(_mediapipe(mediapipe))
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        counts: dict[str, int] = {}
         for i in range(len(one)):
             for name, (frames, call) in ways.items():
                 started = time.perf_counter()
                 answer = call(frames[i])
-                times.setdefault(name, []).append(1000 * (time.perf_counter() - started))
+                times[name].append(1000 * (time.perf_counter() - started))
                 counts[name] = len(answer)
     results: Results = {f"ms_{name}": float(np.median(values[_WARM:])) for name, values in times.items()}
     results |= {f"ms95_{name}": float(np.percentile(values[_WARM:], 95)) for name, values in times.items()}

@@ -80,9 +80,10 @@ class Comparison:
 
     def jitter(self, run: Run, frames: NDArray[np.uint8]) -> float:
         """Mean length, in pixels, of the landmarks' second difference over time, on still faces (B, T, S, S, 3)."""
+        from training.evaluation.metrics import second_difference
+
         points = self._landmarks(run(frames.reshape(-1, *frames.shape[2:])))[..., :2]
-        second = np.diff(points.reshape(*frames.shape[:2], -1, 2), n=2, axis=1)  # (B, T - 2, 68, 2)
-        return float(np.linalg.norm(second, axis=-1).mean())
+        return second_difference(points.reshape(*frames.shape[:2], -1, 2))
 
     def measure(self, step: str, run: Run, gate: Gate, mismatch: Callable[[], str] | None = None) -> Parity:
         """Figures of `run` on the gated crops, which are reported, too.

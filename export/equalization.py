@@ -77,9 +77,14 @@ def equalized(data: bytes, faces: NDArray[np.uint8]) -> Equalized:
 
 def noisy_frames(faces: NDArray[np.uint8], count: int, deviation: float = CROP_NOISE) -> NDArray[np.uint8]:
     """Each of `faces` (B, S, S, 3) in front of a noisy camera: (B, count, S, S, 3), always the same."""
-    generator = np.random.default_rng(0)
-    noise = generator.standard_normal((len(faces), count, *faces.shape[1:]), dtype=np.float32)
-    return np.clip(np.rint(faces[:, None] + np.float32(deviation) * noise), 0, 255).astype(np.uint8)
+    still = np.broadcast_to(faces[:, None], (len(faces), count, *faces.shape[1:]))
+    return noisy(still, deviation, np.random.default_rng(0))
+
+
+def noisy(images: NDArray[np.uint8], deviation: float, generator: np.random.Generator) -> NDArray[np.uint8]:
+    """Images as a camera with Gaussian noise of this deviation, in grey levels, takes them."""
+    values = images + np.float32(deviation) * generator.standard_normal(images.shape, dtype=np.float32)
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)

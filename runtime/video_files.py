@@ -159,6 +159,11 @@ def _in_thread(items: Iterator[T]) -> Generator[T, None, None]:
         thread.join()
 
 
+def _write_whole(file: io.FileIO, data: bytes) -> None:
+    if file.write(data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 class _Lines:
     """A text file of whole lines: one that cannot be written is taken back."""
 
@@ -168,8 +173,7 @@ class _Lines:
     def write(self, text: str) -> None:
         data = text.encode()
         try:
-            if self._file.write(data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _write_whole(self._file, data)
         except OSError as error:
             self._file.truncate(self._good)
             raise OSError(error.errno, error.strerror, str(self._target)) from None
@@ -244,8 +248,7 @@ def _check_room(file: Path) -> None:
     size = file.stat().st_size
     with io.FileIO(file, "ab") as end:
         try:
-            if end.write(bytes(_PIECE)) < _PIECE:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            _write_whole(end, bytes(_PIECE))
         finally:
             end.truncate(size)
 

@@ -224,16 +224,23 @@ def place_landmarks(mesh: HeadMesh, mean: np.ndarray) -> tuple[np.ndarray, np.nd
 
     Each anchor, moved by CONVENTION, comes to lie on the nearest point of the mean face's skin.
     """
-    vertices = mean[mesh.face_vertices]
-    skin = mesh.face_triangles[(mesh.region[mesh.face_triangles] != REGIONS.index("eyes")).all(axis=1)]
     shifts = np.zeros((LANDMARKS, 3))
     for index, shift in CONVENTION.items():
         shifts[IBUG_68.mirror[index]], shifts[index] = shift * FLIP, shift
-    corners, weights = np.zeros((LANDMARKS, 3), np.int64), np.zeros((LANDMARKS, 3))
-    for index, target in enumerate(mean[mesh.landmarks] + shifts):
-        find = nearest_in_the_middle if IBUG_68.mirror[index] == index else nearest_on_surface
-        corners[index], weights[index] = find(vertices, skin, target)
-    return corners, weights
+    return on_skin(mean[mesh.face_vertices], mesh.face_triangles, mesh.region, mean[mesh.landmarks] + shifts)
+
+
+def on_skin(
+    vertices: np.ndarray, triangles: np.ndarray, region: np.ndarray, targets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest points of the skin to targets (K, 3) of the first K landmarks: vertices and weights `(K, 3)` both."""
+    skin = triangles[(region[triangles] != REGIONS.index("eyes")).all(axis=1)]
+    found = [
+        (nearest_in_the_middle if IBUG_68.mirror[index] == index else nearest_on_surface)(vertices, skin, target)
+        for index, target in enumerate(targets)
+    ]
+    corners, weights = zip(*found, strict=True)
+    return np.stack(corners), np.stack(weights)
 
 
 def nearest_on_surface(

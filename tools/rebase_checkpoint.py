@@ -56,18 +56,15 @@ def rebase(checkpoint: Checkpoint, old: FaceModel, new: FaceModel) -> Checkpoint
     frame = change_of_frame(old, new)
     turn, shift = (torch.from_numpy(part).float() for part in change_of_basis(old, new, frame))
     state = dict(checkpoint.state_dict)
-    std, mean = state["whitening_std"].clone(), state["whitening_mean"].clone()
-    pose, form = slice(POSE_SIZE), slice(POSE_SIZE, None)
+    std, mean = state["whitening_std"], state["whitening_mean"]
     placed = torch.from_numpy(np.kron(np.eye(3), np.linalg.inv(frame).T)).float()  # of a pose matrix's 12 numbers
-    for part, change in ((pose, placed), (form, turn)):
-        varies = std[part] > 0  # a pose's depth is always the same
-        inner = torch.where(varies[:, None], change * std[part] / std[part, None], 0.0)
-        for name in ("head.weight", "head.bias"):
-            state[name] = state[name].clone()
-            state[name][part] = inner @ state[name][part]
-        mean[part] = torch.where(varies, change @ mean[part], mean[part])
-    mean[form] += shift
-    state["whitening_mean"] = mean
+    change = torch.block_diag(placed, turn)
+    varies = std > 0  # a pose's depth is always the same
+    inner = torch.where(varies[:, None], change * std / std[:, None], 0.0)
+    for name in ("head.weight", "head.bias"):
+        state[name] = inner @ state[name]
+    state["whitening_mean"] = torch.where(varies, change @ mean, mean)
+    state["whitening_mean"][POSE_SIZE:] += shift
     return replace(checkpoint, state_dict=state, face_model_name=new.name, face_model_sha256=new.sha256, test={})
 
 

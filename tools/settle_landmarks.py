@@ -33,11 +33,11 @@ from runtime.command import command
 from runtime.face_model import POSE_SIZE, FaceModel, load_face_model
 from runtime.roi import Roi, maps
 from tools.face_model.modes import FLIP, similarity
-from tools.make_face_model import nearest_in_the_middle, nearest_on_surface
+from tools.make_face_model import on_skin
 from training.data.aflw2000 import AnnotatedFace, load_aflw2000
 from training.data.landmarks import IBUG_68
 from training.evaluation.fitting import FittedShape, fit_shape
-from training.evaluation.metrics import by_yaw
+from training.evaluation.metrics import YAW_EDGES, box_size, by_yaw
 from training.evaluation.photographs import view_faces
 from training.evaluation.predictors import load_predictor
 from training.synthetic.head import load_head
@@ -48,13 +48,12 @@ ROUNDS = 6
 MOVING = (*range(17), *range(17, 36), 36, 39, 42, 45, *range(48, 60))
 SIDE = (*range(9), *range(17, 22), *range(27, 34), 36, 39, 48, 49, 50, 51, 57, 58, 59)
 """The subject's right side and the middle, of those that move."""
-CHIN = 8
-JAW = range(CHIN + 1)
+JAW = range(9)
+"""The subject's right side of the jaw, and the chin."""
 FINE = 1.0
 """Percent of the face's size below which a distance weighs as its square."""
 
 Array = NDArray[np.float64]
-IDENTITY = np.eye(3, 4, dtype=np.float32).ravel()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +164,7 @@ def slide_jaw(checkpoint: Path, faces: list[AnnotatedFace]) -> None:
     seen = look(checkpoint, faces, face_model)
     everything, order = np.ones(len(faces), bool), np.random.default_rng(0).permutation(len(faces))
     halves = [order % 2 == half for half in (0, 1)]
-    now = on_skin(face_model, face_model.landmarks(rest(face_model))[:17])
+    now = on_jaw(face_model, face_model.at_landmarks(face_model.mean)[:17])
     moved = slide(face_model, seen, everything)
     for what, (place, chosen) in {
         "now": (now, everything),
@@ -188,14 +187,16 @@ def look(checkpoint: Path, faces: list[AnnotatedFace], face_model: FaceModel) ->
     linear, offset = maps(rois, size)
     poses = params[:, :POSE_SIZE].reshape(-1, 3, 4).astype(np.float64)
     points = np.stack([face.landmarks[:, :2] for face in faces])
-    unit = 100.0 / np.sqrt(np.ptp(points, axis=1).prod(axis=1))[:, None, None]
+    unit = 100.0 / box_size(points, points, 2)[:, None, None]
     yaw = np.array([face.yaw for face in faces])
-    bins = np.digitize(np.abs(yaw), (30.0, 60.0), right=True)
+    bins = np.digitize(np.abs(yaw), YAW_EDGES, right=True)
+    unposed = params.copy()
+    unposed[:, :POSE_SIZE] = np.eye(3, 4).ravel()
     return Seen(
         labels=points[:, :17] * unit,
         projections=(linear @ poses[..., :3])[:, :2] * unit,
         origins=((linear @ poses[..., 3:])[..., 0] + offset)[:, :2] * unit[..., 0],
-        forms=face_model.vertices(np.concatenate([np.tile(IDENTITY, (len(params), 1)), params[:, POSE_SIZE:]], axis=1)),
+        forms=face_model.vertices(unposed),
         weights=1.0 / np.bincount(bins)[bins],
         yaw=yaw,
     )
@@ -205,10 +206,10 @@ def slide(face_model: FaceModel, seen: Seen, chosen: NDArray[np.bool_]) -> tuple
     """The jaw as points of the surface (17 triangles and weights) that leaves over the least on the chosen faces."""
     mirror = IBUG_68.mirror
     flip = np.diag(FLIP)
-    targets = face_model.landmarks(rest(face_model))[:17].astype(np.float64)
+    targets = face_model.at_landmarks(face_model.mean)[:17].astype(np.float64)
     projections = seen.projections[chosen]
     for _ in range(ROUNDS):
-        corners, shares = on_skin(face_model, targets)
+        corners, shares = on_jaw(face_model, targets)
         left = seen.left_over(corners, shares)[chosen]
         weights = seen.weights[chosen, None] / np.maximum(np.linalg.norm(left, axis=2), FINE)
         targets = (face_model.mean[corners].astype(np.float64) * shares[..., None]).sum(axis=1)
@@ -222,7 +223,7 @@ def slide(face_model: FaceModel, seen: Seen, chosen: NDArray[np.bool_]) -> tuple
             targets[other] += move * FLIP
             if other != index:
                 targets[index] += move
-    return on_skin(face_model, targets)
+    return on_jaw(face_model, targets)
 
 
 def directions(triangle: Array, *, middle: bool) -> Array:
@@ -233,21 +234,9 @@ def directions(triangle: Array, *, middle: bool) -> Array:
     return np.linalg.qr(np.stack([first, triangle[2] - triangle[0]], axis=1))[0]
 
 
-def on_skin(face_model: FaceModel, targets: Array) -> tuple[NDArray[np.int64], Array]:
+def on_jaw(face_model: FaceModel, targets: Array) -> tuple[NDArray[np.int64], Array]:
     """The nearest points of the mean face's skin to the jaw's targets (17, 3)."""
-    eyes = face_model.region_names.index("eyes")
-    skin = face_model.triangles[(face_model.region[face_model.triangles] != eyes).all(axis=1)]
-    vertices = face_model.mean.astype(np.float64)
-    found = [
-        (nearest_in_the_middle if index == CHIN else nearest_on_surface)(vertices, skin, target)
-        for index, target in enumerate(targets)
-    ]
-    return np.stack([corners for corners, _ in found]), np.stack([shares for _, shares in found])
-
-
-def rest(face_model: FaceModel) -> NDArray[np.float32]:
-    """Parameters of the mean face in the head's frame."""
-    return np.concatenate([IDENTITY, np.zeros(face_model.num_params - POSE_SIZE, np.float32)])
+    return on_skin(face_model.mean.astype(np.float64), face_model.triangles, face_model.region, targets)
 
 
 def rms(offsets: Array) -> float:

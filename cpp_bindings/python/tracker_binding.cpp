@@ -113,8 +113,9 @@ void bind_tracker(nb::module_& m) {
             new (self) BoundTracker(face_model, manifest, std::move(engine), std::move(detector),
                                     {max_faces, static_cast<cln::Smoothing>(smoothing), patience});
           },
-          "face_model"_a, "manifest"_a, "engine"_a, "detector"_a, "max_faces"_a = 4, "smoothing"_a = 2,
-          "patience"_a = 5.0)
+          "face_model"_a, "manifest"_a, "engine"_a, "detector"_a, "max_faces"_a = cln::TrackerOptions{}.max_faces,
+          "smoothing"_a = static_cast<int>(cln::TrackerOptions{}.smoothing),
+          "patience"_a = cln::TrackerOptions{}.patience)
       .def("track", &BoundTracker::track, "frame"_a, "seconds"_a,
            "Faces of the next frame, uint8 (H, W, 3) BGR, as tuples: id, age, score, params, landmarks (68, 3), raw "
            "landmarks.")

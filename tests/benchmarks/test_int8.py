@@ -6,7 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.int8 import jitter, main, noisy, second_difference
+from benchmarks.int8 import jitter, main
+from export.equalization import noisy
+from training.evaluation.metrics import second_difference
 
 
 def test_second_difference_is_of_time():

@@ -164,6 +164,12 @@ def ced_curve(errors: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
     return 100.0 * np.searchsorted(values, np.asarray(thresholds), side="right") / max(1, len(values))
 
 
+def second_difference(points: NDArray[np.floating]) -> float:
+    """The mean length of the second difference over time of points (..., T, N, 2), T from 3 on: jitter, when still."""
+    first, middle, last = points[..., :-2, :, :], points[..., 1:-1, :, :], points[..., 2:, :, :]
+    return float(np.linalg.norm(last - 2 * middle + first, axis=-1).mean())
+
+
 @dataclass(frozen=True, kw_only=True)
 class YawBins:
     """Mean error of each bin of |yaw|, None where no face falls, and the mean over the bins that have faces."""
