@@ -1,10 +1,10 @@
 """`python -m runtime PHOTO… --out DIR`: the faces of photographs as JSON and a picture; as meshes, maps and tables.
 
 A video gives NAME.mp4 with the faces drawn and its sound, NAME.jsonl (a line a frame) and NAME.csv (a row a face);
-`--camera 0` shows a camera's. Photographs, videos, folders of them and patterns may be mixed. What cannot be done is
-skipped and named at the end; run again, the command does what is not finished yet. It replaces no file that it did not
-write itself. Exit status: 0 all done, 1 some were skipped, 2 nothing could be done or the call was wrong, 130
-interrupted.
+`--camera 0` shows a camera's. Photographs, videos, folders of them and patterns may be mixed; with `--sequence`, each
+folder is one video, made of its numbered images. What cannot be done is skipped and named at the end; run again, the
+command does what is not finished yet. It replaces no file that it did not write itself. Exit status: 0 all done, 1 some
+were skipped, 2 nothing could be done or the call was wrong, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -42,11 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise InvalidInputError("expected photographs or videos and --out DIR, or --camera 0; see --help")
     if options.batch is not None and options.batch < 1:
         raise InvalidInputError(f"--batch: expected at least 1, got {options.batch}")
+    if options.rate is not None and not options.sequence:
+        raise InvalidInputError("--rate: expected --sequence with it; videos bring their own times")
+    if options.rate is not None:
+        video["rate"] = options.rate
     savers, parts = check_savers(_names(options.save)), check_draw(_names(options.draw))
     results = Results(options.out, overwrite=options.overwrite)
-    work = collect(options.inputs, leave_out=results.made)
+    work = collect(options.inputs, sequences=options.sequence, leave_out=results.made)
     items = with_stems(work.items, lambda stem, item: results.is_free(stem, item.path))
-    results.protect(item.path for item in items)
+    results.protect(file for item in items for file in item.files)
     boxes = _read_boxes(options.boxes, [item for item in items if item.error is None]) if options.boxes else {}
     if all(item.error for item in items):
         for item in items:
@@ -228,6 +232,8 @@ def _parser() -> argparse.ArgumentParser:
         "--camera", metavar="N|FILE", help="show a camera's faces, or a file's as a camera's: q ends, s saves a picture"
     )
     add("--no-video", action="store_true", help="of videos: no NAME.mp4, only NAME.jsonl and NAME.csv")
+    add("--sequence", action="store_true", help="a folder is one video: its numbered images, in their order")
+    add("--rate", type=float, metavar="FPS", help="of sequences: images per second (default: 30)")
     add("--smoothing", default="responsive", metavar="HOW", help="of videos: still, responsive (default) or off")
     add("--max-faces", type=int, default=4, metavar="N", help="of videos: faces that are followed (default: 4)")
     add("--threads", type=int, metavar="N", help="threads of ONNX Runtime")

@@ -29,7 +29,7 @@ from runtime.command import one_line
 from runtime.cores import usable_cores
 from runtime.errors import ClnError
 from runtime.face import Face
-from runtime.files import sha256, sha256_of_file
+from runtime.files import sha256
 from runtime.image import decode_noted, read_bytes
 from runtime.items import Item
 from runtime.reconstructor import Prepared, Reconstructor
@@ -117,7 +117,7 @@ def _video(run: Run, item: Item) -> Outcome:
     from runtime.video_files import track_file  # needs the extra `video`
 
     try:
-        content, settings = sha256_of_file(item.path), run.settings_of(item)
+        content, settings = item.content(), run.settings_of(item)
         if not run.again and run.results.is_finished(item.stem, content, settings):
             return Outcome(photo=item.path, stem=item.stem, finished=True)
         progress = run.progress and partial(run.progress, item)

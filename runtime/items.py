@@ -2,6 +2,7 @@
 
 Of a folder the files of known suffixes count, by name; its folders, hidden files (`.name`, among them macOS' `._name`)
 and files of other kinds are left alone. What cannot be looked into is an item with an error, and the rest goes on.
+Where sequences are asked for, each folder is one video instead: its images with numbers in their names, in their order.
 
 Each item has a stem for the names of its results: its own file's; where two items would share one, the later gets its
 full name, then its folder's name before it.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,23 +20,37 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runtime.errors import InvalidInputError, nearest_name
+from runtime.files import sha256, sha256_of_file
 from runtime.image import IMAGE_SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+_NUMBERED = re.compile(r"(\d+)(?=\D*$)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A file to work on."""
+    """A file to work on, or the folder of a sequence."""
 
     path: Path
     stem: str = ""
+    is_sequence: bool = False  # a folder of numbered images, as one video
     error: str | None = None  # why nothing can be done with it
 
     @property
     def is_video(self) -> bool:
-        """Whether it is a video, by its suffix; anything else is tried as a photograph."""
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        """Whether it is a video, by its suffix, or a sequence; anything else is tried as a photograph."""
+        return self.is_sequence or self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    @property
+    def files(self) -> list[Path]:
+        """What is read of it: its file, or the images of its sequence."""
+        return numbered_images(self.path) if self.is_sequence else [self.path]
+
+    def content(self) -> str:
+        """SHA-256 of what is read of it; of a sequence, of the images' names and hashes."""
+        if not self.is_sequence:
+            return sha256_of_file(self.path)
+        return sha256("".join(f"{file.name}\n{sha256_of_file(file)}\n" for file in self.files).encode())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +64,17 @@ class Work:
     """Whether a folder or a pattern was given: what is done is then told as a sum."""
 
 
-def collect(inputs: Sequence[str | os.PathLike[str]], *, leave_out: Callable[[Path], bool] = lambda _: False) -> Work:
+def collect(
+    inputs: Sequence[str | os.PathLike[str]],
+    *,
+    sequences: bool = False,
+    leave_out: Callable[[Path], bool] = lambda _: False,
+) -> Work:
     """The list of work.
 
     Args:
         inputs: files, folders and patterns (`photos/*.jpg`, for shells that leave them alone), in any mixture.
+        sequences: whether each folder is one video of numbered images.
         leave_out: tells files that are no input, such as results of an earlier run in the same folder.
     """
     items: list[Item] = []
@@ -60,7 +82,9 @@ def collect(inputs: Sequence[str | os.PathLike[str]], *, leave_out: Callable[[Pa
     many = False
     for given in inputs:
         path = Path(given)
-        if path.is_dir():
+        if path.is_dir() and sequences:
+            items.append(_sequence(path))
+        elif path.is_dir():
             many = True
             items += _of_folder(path, left_alone, leave_out)
         elif not os.path.lexists(path) and glob.has_magic(os.fspath(given)):
@@ -74,6 +98,28 @@ def collect(inputs: Sequence[str | os.PathLike[str]], *, leave_out: Callable[[Pa
 def images_in(folder: Path) -> list[Path]:
     """The images of a folder, by name, without hidden ones."""
     return [path for path in _visible_files(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
+def numbered_images(folder: Path) -> list[Path]:
+    """The images of a folder that have numbers in their names, by the last number.
+
+    Raises:
+        InvalidInputError: there are none.
+    """
+    found = [(int(n[1]), path.name, path) for path in images_in(folder) if (n := _NUMBERED.search(path.stem))]
+    if not found:
+        raise InvalidInputError(f"{folder}: expected images with numbers in their names, found none; check the path")
+    return [path for _, _, path in sorted(found)]
+
+
+def _sequence(folder: Path) -> Item:
+    try:
+        numbered_images(folder)
+    except InvalidInputError as error:
+        return Item(path=folder, error=str(error))
+    except OSError as error:
+        return Item(path=folder, error=f"{folder}: {error.strerror}; check its permissions")
+    return Item(path=folder, is_sequence=True)
 
 
 def _visible_files(folder: Path) -> list[Path]:
@@ -126,7 +172,8 @@ def with_stems(items: Iterable[Item], is_free: Callable[[str, Item], bool]) -> l
 
 
 def _stems(path: Path) -> Iterator[str]:
-    folder = path.absolute().parent.name
+    path = Path(os.path.abspath(path))  # a folder may be given as `.`
+    folder = path.parent.name
     yield path.stem
     yield path.name
     yield f"{folder}_{path.stem}"

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
-from runtime.image import IMAGE_SUFFIXES, read_image
+from runtime.image import read_image
+from runtime.items import numbered_images
 from runtime.reconstructor import Reconstructor
 from runtime.tracking import TrackedFace, Tracker
 
-_NUMBERED = re.compile(r"(\d+)(?=\D*$)")
 _SPARE = 2  # frames by which a file's own count may be too high
 
 
@@ -80,7 +79,7 @@ def video_info(path: str | os.PathLike[str], *, rate: float = 30.0) -> VideoInfo
     """Rate and number of frames. Raises as `read_video`."""
     source = Path(path)
     if source.is_dir():
-        return VideoInfo(rate=rate, frames=len(_numbered_images(source)))
+        return VideoInfo(rate=rate, frames=len(numbered_images(source)))
     with _open(source) as (_, stream):
         average = stream.average_rate or stream.guessed_rate
         count = stream.frames or None
@@ -175,22 +174,10 @@ def _upright(frame: Any) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
 
-def _numbered_images(folder: Path) -> list[Path]:
-    found = [
-        (int(n[1]), p.name, p)
-        for p in folder.iterdir()
-        if p.suffix.lower() in IMAGE_SUFFIXES
-        if (n := _NUMBERED.search(p.stem))
-    ]
-    if not found:
-        raise InvalidInputError(f"{folder}: expected images with numbers in their names, found none; check the path")
-    return [path for _, _, path in sorted(found)]
-
-
 def _read_images(folder: Path, rate: float) -> Iterator[VideoFrame]:
     if not 0 < rate < 1e6:
         raise InvalidInputError(f"rate: expected frames per second above 0, got {rate}")
-    for index, path in enumerate(_numbered_images(folder)):
+    for index, path in enumerate(numbered_images(folder)):
         yield VideoFrame(image=read_image(path), index=index, time=index / rate)
 
 

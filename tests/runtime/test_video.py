@@ -262,6 +262,31 @@ def test_the_command_takes_videos_among_photographs(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_folder_is_a_sequence_where_that_is_asked_for(tmp_path, capsys):
+    take, out = tmp_path / "take", tmp_path / "out"
+    take.mkdir()
+    for i in (2, 10, 1):
+        cv2.imwrite(str(take / f"{i:04d}.png"), frame_at(i))
+    (take / "._0003.png").write_bytes(b"a hidden file")
+    command = [str(take), "--sequence", "--rate", "10", "--out", str(out), "--threads", "1"]
+    assert main(command) == 0
+    assert "3 frames, 1 people, 3 faces" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (out / "take.jsonl").read_text().splitlines()]
+    assert [(line["frame"], line["time"]) for line in lines] == [(0, 0), (1, 0.1), (2, 0.2)]
+    assert len(list(read_video(out / "take.mp4"))) == 3
+    assert main(command) == 0 and "finished before" in capsys.readouterr().out
+    cv2.imwrite(str(take / "0010.png"), frame_at(11))
+    assert main(command) == 0 and "3 frames" in capsys.readouterr().out  # other content
+    assert main([*command[:2], "--overwrite", "--again", "--out", str(take)]) == 0
+    assert (take / "take.mp4").is_file() and len(list(take.glob("0*.png"))) == 3
+    capsys.readouterr()
+    assert (
+        main([str(out), "--sequence", "--out", str(out)]) == 2 and main([str(take), "--rate", "9", "--out", "x"]) == 2
+    )
+    first, second = capsys.readouterr().err.splitlines()
+    assert "images with numbers in their names, found none" in first and "expected --sequence" in second
+
+
 def test_a_camera_is_shown_until_q_and_s_saves_a_picture(tmp_path, reconstruct, monkeypatch):
     monkeypatch.setattr("time.monotonic", lambda: 0.0)  # nothing comes too late
     monkeypatch.setattr("time.sleep", lambda seconds: None)
