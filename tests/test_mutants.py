@@ -12,7 +12,7 @@ MUTANTS = read_mutants()
 
 def test_there_are_enough_and_each_is_another() -> None:
     assert len(MUTANTS) >= 40 and len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
-    assert {mutant.file.partition("/")[0] for mutant in MUTANTS} == {"training", "runtime", "export"}
+    assert {mutant.file.partition("/")[0] for mutant in MUTANTS} == {"training", "runtime", "export", "tools"}
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.file}-{mutant.old[:30]}")
