@@ -126,8 +126,7 @@ class Studio:
 
     def _opening(self) -> Array:
         model = self._model
-        still = np.r_[np.eye(3, 4).ravel(), np.zeros(model.num_params - 12)].astype(np.float32)
-        probes = np.tile(still, (model.expression_count + 1, 1))
+        probes = np.tile(model.unposed(), (model.expression_count + 1, 1))
         probes[1:, -model.expression_count :] = np.eye(model.expression_count)
         points = model.landmarks(probes)
         moves = (points[1:] - points[0]).reshape(model.expression_count, -1)

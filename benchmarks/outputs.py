@@ -227,7 +227,7 @@ def _visibility(reconstruct: Reconstructor, count: int) -> dict[str, float]:
         subject = factory._subject(stream(factory.seed, 0, index), None, None, None)
         camera = subject.camera
         screen = camera.project(subject.vertices)
-        points = camera.project(model.landmarks(_in_model_frame(subject.coefficients)))
+        points = camera.project(model.landmarks(model.unposed(subject.coefficients)))
         hidden = surface_depth(points, screen, factory._head.model_triangles) > points[:, 2] + _TRUTH
         params = np.concatenate([camera.pose.ravel(), subject.coefficients]).astype(np.float32)
         whole = Roi(center_x=(_SIZE - 1) / 2, center_y=(_SIZE - 1) / 2, side=_SIZE)
@@ -266,7 +266,7 @@ def _poses(reconstruct: Reconstructor, count: int) -> dict[str, float]:
             sample, seen = factory.sample(index), subject.camera
             image = sample.image
             yaws.append(rotation_to_euler(seen.rotation)[0])
-            shape = _in_model_frame(subject.coefficients)
+            shape = model.unposed(subject.coefficients)
             landmarks = model.landmarks(shape).astype(np.float64)
             for where, degrees in (("centred", 0.0), ("off-centre", rng.uniform(*_OFF_CENTER))):
                 turned, camera, picture = _turned(image, seen, degrees, rng.uniform(0, 2 * np.pi))
@@ -313,10 +313,6 @@ def _turned(
     matrix = camera.matrix @ turn @ np.linalg.inv(before.matrix)
     picture = cv2.warpPerspective(image, matrix, (2 * half, 2 * half), borderMode=cv2.BORDER_REPLICATE)
     return turn, camera, np.asarray(picture, dtype=np.uint8)
-
-
-def _in_model_frame(coefficients: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.concatenate([np.eye(3, 4).ravel(), coefficients]).astype(np.float32)
 
 
 def _box(points: NDArray[np.floating]) -> list[float]:

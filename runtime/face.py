@@ -68,9 +68,7 @@ class Face:
 
     @property
     def _unposed(self) -> NDArray[np.float32]:
-        params = self.params.copy()
-        params[:POSE_SIZE] = np.eye(3, 4, dtype=np.float32).ravel()
-        return params
+        return self.model.unposed(self.params[POSE_SIZE:])
 
     @cached_property
     def visible(self) -> NDArray[np.bool_]:

@@ -224,10 +224,9 @@ class _Buffer:
 
 def _neutral(face: Face) -> NDArray[np.float32]:
     """The vertices (N, 3), metres, with the subject's shape and no expression."""
-    params = face.params.copy()
-    params[:POSE_SIZE] = np.eye(3, 4, dtype=np.float32).ravel()
-    params[POSE_SIZE + face.model.shape_count :] = 0
-    return np.asarray(face.model.vertices(params) / 1000, dtype=np.float32)
+    model = face.model
+    neutral = model.unposed(face.params[POSE_SIZE : POSE_SIZE + model.shape_count])
+    return np.asarray(model.vertices(neutral) / 1000, dtype=np.float32)
 
 
 def _expression(face: Face) -> NDArray[np.float32]:

@@ -190,13 +190,11 @@ def look(checkpoint: Path, faces: list[AnnotatedFace], face_model: FaceModel) ->
     unit = 100.0 / box_size(points, points, 2)[:, None, None]
     yaw = np.array([face.yaw for face in faces])
     bins = np.digitize(np.abs(yaw), YAW_EDGES, right=True)
-    unposed = params.copy()
-    unposed[:, :POSE_SIZE] = np.eye(3, 4).ravel()
     return Seen(
         labels=points[:, :17] * unit,
         projections=(linear @ poses[..., :3])[:, :2] * unit,
         origins=((linear @ poses[..., 3:])[..., 0] + offset)[:, :2] * unit[..., 0],
-        forms=face_model.vertices(unposed),
+        forms=face_model.vertices(face_model.unposed(params[:, POSE_SIZE:])),
         weights=1.0 / np.bincount(bins)[bins],
         yaw=yaw,
     )

@@ -98,6 +98,26 @@ class FaceModel:
         """All vertices (…, N, 3) in the crop's frame, of params (…, 12 + S + E) with at most one leading axis."""
         return self._decode(params, self._vertex_decoder)
 
+    def unposed(self, coefficients: ArrayLike = ()) -> NDArray[np.float32]:
+        """Params (…, 12 + S + E) of a face in the model frame, from its coefficients (…, S + E): no turn, no scale.
+
+        Coefficients that are left off at the end are 0: none gives the mean face, S of them one without expression.
+
+        Raises:
+            InvalidInputError: there are more than S + E.
+        """
+        given = np.asarray(coefficients, dtype=np.float32)
+        count = self.num_params - POSE_SIZE
+        if given.ndim == 0 or given.shape[-1] > count:
+            raise InvalidInputError(
+                f"coefficients: expected at most {count} for face model '{self.name}', got shape {given.shape}; "
+                "params have the pose before them"
+            )
+        params = np.zeros((*given.shape[:-1], self.num_params), dtype=np.float32)
+        params[..., :POSE_SIZE] = np.eye(3, 4, dtype=np.float32).ravel()
+        params[..., POSE_SIZE : POSE_SIZE + given.shape[-1]] = given
+        return params
+
     def check_params(self, params: ArrayLike) -> NDArray[np.float32]:
         """`params` as float32 (…, 12 + S + E), or an `InvalidInputError`."""
         values = np.asarray(params)

@@ -14,7 +14,7 @@ SIZE = 128
 
 def seen_through(camera, rotation, translation, coefficients):
     """The face as a perfect network gives it: the best scaled-orthographic camera for what the lens projects."""
-    params = np.concatenate([np.eye(3, 4).ravel(), coefficients]).astype(np.float32)
+    params = MODEL.unposed(coefficients)
     points = np.concatenate([MODEL.landmarks(params), MODEL.vertices(params)[::7]]).astype(float)
     image = camera.project(points @ rotation.T + translation)
     roi = Roi.from_landmarks(image[:68])

@@ -40,6 +40,17 @@ def test_decoding_is_the_formula():
         assert np.abs(landmarks - MODEL.at_landmarks(expected)).max() < 1e-3
 
 
+def test_coefficients_alone_are_the_face_in_the_model_frame():
+    params = make_params(2)
+    pose = params[:, :12].reshape(2, 3, 4)
+    moved = MODEL.vertices(MODEL.unposed(params[:, 12:])) @ pose[:, :, :3].transpose(0, 2, 1) + pose[:, None, :, 3]
+    assert np.abs(MODEL.vertices(params) - moved).max() < 1e-3
+    assert np.array_equal(MODEL.unposed(params[0, 12:52])[52:], np.zeros(10))
+    assert np.abs(MODEL.vertices(MODEL.unposed()) - MODEL.mean).max() < 1e-4
+    with pytest.raises(InvalidInputError, match="coefficients: expected at most 50"):
+        MODEL.unposed(params[0])
+
+
 def test_one_face_is_a_batch_of_one_and_none_is_an_empty_batch():
     params = make_params(1)
     assert np.array_equal(MODEL.landmarks(params[0]), MODEL.landmarks(params)[0])

@@ -228,7 +228,6 @@ def test_a_turned_picture_with_a_turned_box_gives_the_same_face_turned(angle):
     np.testing.assert_allclose(found.landmarks, turn.to_image(face.landmarks, 512), atol=0.01)
     np.testing.assert_allclose(found.pose.rotation, euler_to_rotation(0, 0, angle) @ face.pose.rotation, atol=1e-3)
     # The rotation is the picture's: it takes the model's points to the mesh.
-    shape = np.r_[np.eye(3, 4).ravel(), face.params[12:]].astype(np.float32)
-    model = face.model.vertices(shape)
+    model = face.model_vertices
     expected = (model - model.mean(axis=0)) @ found.pose.rotation.T * found.pose.scale * (1, -1, 1)
     assert np.abs(found.vertices - found.vertices.mean(axis=0) - expected).max() < 0.05 * face.roi.side
