@@ -63,7 +63,8 @@ browser: .venv/installed-base $(PAGE)/node_modules/.package-lock.json
 browser-test: browser .venv/installed-dev
 	npm run --prefix $(PAGE) --silent check
 	PYTHONPATH=. $(BIN)/python $(PAGE)/test/expected.py $(OUT)/browser-test
-	CLN_PAGE=$(OUT)/browser CLN_EXPECTED=$(OUT)/browser-test node --test --test-reporter=spec $(PAGE)/test/page.test.mjs
+	CLN_PAGE=$(OUT)/browser CLN_EXPECTED=$(OUT)/browser-test node --test --test-concurrency=1 --test-reporter=spec \
+		$(PAGE)/test/winograd.test.mjs $(PAGE)/test/page.test.mjs
 
 # The page's times beside the native runtime's.
 browser-bench: browser

@@ -47,6 +47,7 @@ def test_the_page_builds_and_agrees_with_the_runtime(tmp_path):
     environment = {"CLN_PAGE": str(page), "CLN_EXPECTED": str(expected), "CHROMIUM": str(CHROMIUM)}
     told = run("node", "--test", "--test-name-pattern=astronaut|sentence", "test/page.test.mjs", **environment)
     assert "as the Python runtime" in told
+    run("node", "--test", "test/winograd.test.mjs")
 
 
 def test_no_download_address_is_in_the_lock_file():

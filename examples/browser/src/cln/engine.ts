@@ -2,6 +2,7 @@
 import type { Env, InferenceSession, Tensor } from "onnxruntime-web";
 import { constants } from "./constants";
 import { ClnError } from "./errors";
+import { withWinograd } from "./winograd";
 
 export type Backend = "wasm" | "webgpu";
 
@@ -49,8 +50,9 @@ export class Network {
   /** Loads `model`; `name` is used in errors. */
   static async load(runtime: OnnxRuntime, model: Uint8Array, name: string, backend: Backend): Promise<Network> {
     try {
-      const providers = backend === "webgpu" ? ["webgpu", "wasm"] : ["wasm"];
-      return new Network(runtime, await runtime.InferenceSession.create(model, { executionProviders: providers }));
+      const [graph, executionProviders] =
+        backend === "webgpu" ? [model, ["webgpu", "wasm"]] : [withWinograd(model), ["wasm"]];
+      return new Network(runtime, await runtime.InferenceSession.create(graph, { executionProviders }));
     } catch (error) {
       throw new ClnError(`${name}: expected a network that ONNX Runtime Web can load here (${error})`);
     }

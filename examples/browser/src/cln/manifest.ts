@@ -1,6 +1,7 @@
 /** The manifest in an ONNX file's metadata: what a runtime must know of the network before it runs it. */
 import { constants } from "./constants";
 import { ClnError } from "./errors";
+import { fields, text } from "./protobuf";
 
 /** The fields that this library uses, named as in the file (`runtime/manifest.py` describes all of them). */
 export interface Manifest {
@@ -16,11 +17,11 @@ export interface Manifest {
 
 /** Reads the manifest of an ONNX file; `name` is used in errors. */
 export function readManifest(model: Uint8Array, name: string): Manifest {
-  const text = onnxMetadata(model, name).get(constants.manifest.key);
-  if (text === undefined) {
+  const json = onnxMetadata(model, name).get(constants.manifest.key);
+  if (json === undefined) {
     throw new ClnError(`${name}: expected a manifest in the metadata ('${constants.manifest.key}'), found none`);
   }
-  const manifest = JSON.parse(text) as Manifest;
+  const manifest = JSON.parse(json) as Manifest;
   const { format, version } = constants.manifest;
   if (manifest.format !== format || manifest.version !== version) {
     throw new ClnError(
@@ -44,7 +45,7 @@ export function onnxMetadata(model: Uint8Array, name: string): Map<string, strin
   try {
     for (const { field, bytes } of fields(model)) {
       if (field !== METADATA_PROPS) continue;
-      const entry = new Map([...fields(bytes)].map((part) => [part.field, new TextDecoder().decode(part.bytes)]));
+      const entry = new Map([...fields(bytes)].map((part) => [part.field, text(part.bytes)]));
       metadata.set(entry.get(1) ?? "", entry.get(2) ?? "");
     }
   } catch (error) {
@@ -52,29 +53,4 @@ export function onnxMetadata(model: Uint8Array, name: string): Map<string, strin
     throw new ClnError(`${name}: expected an ONNX model, got ${model.length} bytes that are none; fetch it again`);
   }
   return metadata;
-}
-
-/** The fields of a protobuf message; those that are no length-delimited bytes come out empty. */
-function* fields(message: Uint8Array): Generator<{ field: number; bytes: Uint8Array }> {
-  let at = 0;
-  const varint = (): number => {
-    let value = 0;
-    for (let factor = 1; ; factor *= 128) {
-      if (at >= message.length || factor > 2 ** 63) throw new RangeError("truncated message");
-      const byte = message[at++];
-      value += (byte & 127) * factor;
-      if (byte < 128) return value;
-    }
-  };
-  while (at < message.length) {
-    const tag = varint();
-    const [field, wire] = [Math.floor(tag / 8), tag % 8];
-    if (wire === 0) varint();
-    const length = wire === 2 ? varint() : wire === 1 ? 8 : wire === 5 ? 4 : 0;
-    if ((wire !== 0 && length === 0 && wire !== 2) || at + length > message.length) {
-      throw new RangeError("truncated message");
-    }
-    yield { field, bytes: wire === 2 ? message.subarray(at, at + length) : message.subarray(0, 0) };
-    at += length;
-  }
 }
