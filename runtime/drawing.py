@@ -191,9 +191,17 @@ def _id(canvas: Image, face: Face, number: int) -> None:
     """The face's number in the results, above its box."""
     scale = max(face.box[2] / 200, 0.4)
     at = np.clip([face.box[0], face.box[1] - 4 * scale], -_FAR, _FAR).astype(int).tolist()
-    width = max(1, round(scale * 1.5))
-    cv2.putText(canvas, str(number), at, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), width + 2, cv2.LINE_AA)
-    cv2.putText(canvas, str(number), at, cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), width, cv2.LINE_AA)
+    write_text(canvas, str(number), at, scale)
+
+
+def write_text(canvas: Image, text: str, at: Sequence[int], scale: float) -> None:
+    """White text with a dark rim, in place; `at` is its lower left corner, `scale` 1 some 22 px high."""
+    width = rim = max(1, round(scale * 1.5))
+    # A rim of thicker letters would be wider spaced than they are, from OpenCV 5 on.
+    for x, y in ((-rim, -rim), (rim, -rim), (-rim, rim), (rim, rim)):
+        place = at[0] + x, at[1] + y
+        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), width, cv2.LINE_AA)
+    cv2.putText(canvas, text, tuple(at), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), width, cv2.LINE_AA)
 
 
 def _fixed(points: NDArray[np.floating]) -> NDArray[np.int32]:

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.drawing import draw_faces
+from runtime.drawing import draw_faces, write_text
 from runtime.errors import EngineUnavailableError
 from runtime.files import write_atomically
 from runtime.reconstructor import Reconstructor
@@ -21,6 +21,7 @@ from runtime.tracking import Tracker
 from runtime.video import read_camera
 
 _TITLE = "cln"
+_LARGEST = 1280  # pixels: the longer side of the window as it opens
 _PARTS = ("contours", "axes", "box", "id")
 
 
@@ -43,8 +44,10 @@ class ScreenWindow:
         """
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise EngineUnavailableError("--camera: expected a display for the window, found none; run it on a desktop")
+        os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")  # that OpenCV's Qt has no fonts, five times
+        self._opened = False
         try:
-            cv2.namedWindow(_TITLE, cv2.WINDOW_NORMAL)
+            cv2.namedWindow(_TITLE, cv2.WINDOW_NORMAL | cv2.WINDOW_GUI_NORMAL)
         except cv2.error:
             raise EngineUnavailableError(
                 "--camera: expected an OpenCV with windows, got a headless one; run: pip install opencv-python"
@@ -52,6 +55,11 @@ class ScreenWindow:
 
     def show(self, picture: NDArray[np.uint8]) -> str:
         """Shows a picture; the key that was pressed."""
+        if not self._opened:  # otherwise as small as the toolkit likes
+            height, width = picture.shape[:2]
+            shrink = min(1.0, _LARGEST / max(height, width))
+            cv2.resizeWindow(_TITLE, max(round(shrink * width), 1), max(round(shrink * height), 1))
+            self._opened = True
         cv2.imshow(_TITLE, picture)
         key = cv2.waitKey(1)
         if cv2.getWindowProperty(_TITLE, cv2.WND_PROP_VISIBLE) < 1:
@@ -99,9 +107,7 @@ def _text(times: deque[float], spent: float, faces: int) -> str:
 
 def _write(picture: NDArray[np.uint8], text: str) -> None:
     size = max(picture.shape[0] / 900, 0.4)
-    where = (int(12 * size), int(30 * size))
-    for color, width in (((0, 0, 0), 4), ((255, 255, 255), 1)):
-        cv2.putText(picture, text, where, cv2.FONT_HERSHEY_SIMPLEX, 0.9 * size, color, width, cv2.LINE_AA)
+    write_text(picture, text, (int(12 * size), int(30 * size)), 0.9 * size)
 
 
 def _free_name(out: Path, index: int) -> Path:
