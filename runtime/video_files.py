@@ -37,6 +37,11 @@ T = TypeVar("T")
 _PIECE = 64 * 1024  # bytes
 _AHEAD = 4  # frames that wait between threads
 _TIME_BASE = Fraction(1, 90_000)
+_FRAGMENTS = {  # of MP4: each is on the disk before the tables of many more frames can fill it
+    "movflags": "frag_keyframe+empty_moov+default_base_moof",
+    "frag_duration": "200000",  # microseconds
+    "flush_packets": "1",
+}
 _PARTS = ("contours", "axes", "id")
 _ANGLES = ("yaw", "pitch", "roll")
 _log = logging.getLogger(__name__)
@@ -270,6 +275,7 @@ class _Pictures:
             sound.announce(container)
         self._waiting: queue.Queue[Any] = queue.Queue(_AHEAD)
         self._error: BaseException | None = None
+        self._whole = 0  # bytes of whole fragments
         self._thread = threading.Thread(target=self._work, name="encode", daemon=True)
         self._thread.start()
 
@@ -281,8 +287,7 @@ class _Pictures:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_kept(target))
             sound = stack.enter_context(_Sound.open(video))
-            fragments = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-            container = av.open(str(file), "w", format="mp4", options=fragments)
+            container = av.open(str(file), "w", format="mp4", options=_FRAGMENTS)
             pictures = cls(container, file, target, size, rate, sound)
             try:
                 yield pictures
@@ -322,10 +327,10 @@ class _Pictures:
                     drawn = np.resize(drawn, (self._size[1], self._size[0], 3))
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(drawn), format="bgr24")
                 picture.pts, picture.time_base = round(frame.time / _TIME_BASE), _TIME_BASE
-                self._container.mux(self._stream.encode(picture))
+                self._mux(picture)
                 if self._sound is not None:
                     self._sound.copy(self._container, frame.time)
-            self._container.mux(self._stream.encode(None))
+            self._mux(None)
             if self._sound is not None:
                 self._sound.copy(self._container, float("inf"))
         except BaseException as error:  # raised in the thread that puts
@@ -335,8 +340,14 @@ class _Pictures:
             _check_room(self._file)  # FFmpeg keeps a failure of its last write to itself
         except Exception as error:  # the last fragment of a full disk
             self._error = self._error or error
+        if self._error is not None:
+            os.truncate(self._file, self._whole)  # players refuse a file that ends in a fragment's head
         while item is not None:  # after an error before the end, so that nobody waits for ever
             item = self._waiting.get()
+
+    def _mux(self, picture: Any) -> None:
+        self._container.mux(self._stream.encode(picture))
+        self._whole = self._file.stat().st_size
 
 
 class _Sound:

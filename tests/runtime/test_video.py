@@ -184,6 +184,20 @@ def test_a_full_disk_leaves_what_can_be_played(tmp_path, reconstruct):
     assert len([json.loads(line) for line in lines]) >= 5
     assert len((tmp_path / "out" / "talk.csv").read_text().splitlines()) >= 6
     assert len(list(read_video(tmp_path / "out" / "talk.mp4"))) >= 5
+    data, at = (tmp_path / "out" / "talk.mp4").read_bytes(), 0
+    while at < len(data):  # MP4's boxes start with their length
+        at += int.from_bytes(data[at : at + 4], "big")
+    assert at == len(data), "the last fragment is whole"
+
+
+def test_pictures_are_on_the_disk_before_tables_can_fill_it(tmp_path, reconstruct):
+    sizes = []
+
+    def note(done, count):
+        sizes.append(next(tmp_path.glob("out/.talk.*.mp4")).stat().st_size)
+
+    track_file(reconstruct, write_video(tmp_path / "talk.mp4", frames=80), tmp_path / "out", progress=note)
+    assert sizes[50] > 5_000 and len(set(sizes)) > 4
 
 
 def test_a_last_piece_that_finds_no_room_is_told(tmp_path, reconstruct, monkeypatch):
