@@ -184,10 +184,24 @@ def test_a_full_disk_leaves_what_can_be_played(tmp_path, reconstruct):
     assert len([json.loads(line) for line in lines]) >= 5
     assert len((tmp_path / "out" / "talk.csv").read_text().splitlines()) >= 6
     assert len(list(read_video(tmp_path / "out" / "talk.mp4"))) >= 5
+
+
+def test_pictures_that_find_no_room_end_with_a_whole_fragment(tmp_path, reconstruct, monkeypatch):
+    monkeypatch.setattr(video_files._Tables, "write", lambda *_: None)  # they would fill the disk before
+    video = write_video(tmp_path / "talk.mp4", frames=60)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+        outcome = track_file(reconstruct, video, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "talk.mp4: " in outcome.error
     data, at = (tmp_path / "out" / "talk.mp4").read_bytes(), 0
     while at < len(data):  # MP4's boxes start with their length
         at += int.from_bytes(data[at : at + 4], "big")
-    assert at == len(data), "the last fragment is whole"
+    assert at == len(data) > 5_000
 
 
 def test_pictures_are_on_the_disk_before_tables_can_fill_it(tmp_path, reconstruct):
