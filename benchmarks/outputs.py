@@ -2,6 +2,7 @@
 
     python -m benchmarks.outputs --json outputs.json
     git worktree add out/old 70ba55c && python -m benchmarks.outputs --old out/old
+    python -m benchmarks.outputs --rounds 0 --faces 0 --assets DIR [--seed 21]        metric pose alone
 
 Everything is made here: a folder of photographs with several faces each (from the sample photograph), rendered heads
 with exact visibility, and heads seen in perspective with exact poses. Times are medians of rounds that take turns, in
@@ -55,24 +56,26 @@ _TRUTH = 0.5  # mm: a point of a render is hidden where its head lies farther be
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outputs", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="of each timing (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each timing; 0: none (default: 5)")
     parser.add_argument("--photos", type=int, default=30, help="in the folder (default: 30)")
     parser.add_argument("--faces", type=int, default=1000, help="rendered for visibility (default: 1000)")
     parser.add_argument("--poses", type=int, default=500, help="rendered for metric pose (default: 500)")
+    parser.add_argument("--seed", type=int, default=7, help="of the heads for metric pose (default: 7)")
+    parser.add_argument("--assets", type=Path, metavar="DIR", help="CC0 assets to render those with (see docs/data.md)")
     parser.add_argument("--old", type=Path, metavar="DIR", help="another checkout, whose command takes turns with ours")
     add_outputs(parser)
     options = parser.parse_args(arguments)
     with Reconstructor(threads=default_threads(spare=1)) as reconstruct:  # as the command has it for folders
         figures: dict[str, Any] = {"device": device(), "versions": versions(), "compiled": compiled.cln_cpp is not None}
-        figures |= _folder(reconstruct, options.rounds, options.photos) | _one_face(
-            reconstruct, max(options.rounds, 20)
-        )
+        if options.rounds:
+            figures |= _folder(reconstruct, options.rounds, options.photos)
+            figures |= _one_face(reconstruct, max(options.rounds, 20))
         if options.old:
             figures |= _against(options.old, options.rounds, options.photos)
         if options.faces:
             figures |= _visibility(reconstruct, options.faces)
         if options.poses:
-            figures |= _poses(reconstruct, options.poses)
+            figures |= _poses(reconstruct, options.poses, options.seed, options.assets)
     rows = [[name, f"{value:.3g}"] for name, value in figures.items() if isinstance(value, float)]
     publish(figures, table(["what", "figure"], rows), options)
     return Exit.DONE
@@ -248,16 +251,17 @@ def _visibility(reconstruct: Reconstructor, count: int) -> dict[str, float]:
     return figures
 
 
-def _poses(reconstruct: Reconstructor, count: int) -> dict[str, float]:
+def _poses(reconstruct: Reconstructor, count: int, seed: int, assets: Path | None) -> dict[str, float]:
     """Errors of metric pose: each head rendered on the camera's axis, and seen off it by turning the camera."""
     from training.synthetic import factory as module
 
-    factory = module.FaceFactory(size=_SIZE, margin=1.35, seed=7)
+    factory = module.FaceFactory(size=_SIZE, margin=1.35, seed=seed, assets=assets)
     model = reconstruct.face_model
     rng = np.random.default_rng(0)
     drawn = module.random_distance
     module.random_distance = lambda own: float(320 * (2000 / 320) ** own.random())  # never orthographic
     errors: dict[str, list[tuple[float, float]]] = {"centred": [], "off-centre": []}
+    turns: list[NDArray[np.float64]] = []  # how far they are off, about the head's own axes
     own: list[float] = []  # of the network's matrix, before there is a camera
     yaws: list[float] = []
     try:
@@ -277,6 +281,7 @@ def _poses(reconstruct: Reconstructor, count: int) -> dict[str, float]:
                 pupils = float(np.linalg.norm(landmarks[36:42].mean(axis=0) - landmarks[42:48].mean(axis=0)))
                 pose = face.metric_pose(camera, scale_mm=pupils)
                 off = float(geodesic(pose.rotation, rotation))
+                turns.append(np.degrees(cv2.Rodrigues(rotation.T @ pose.rotation)[0].ravel()))
                 errors[where].append((off, 100 * abs(pose.distance / float(np.linalg.norm(translation)) - 1)))
                 if not degrees:
                     own.append(float(geodesic(face.pose.rotation, decompose(sample.params[:12])[1])))
@@ -291,12 +296,16 @@ def _poses(reconstruct: Reconstructor, count: int) -> dict[str, float]:
         "metric pose: rotation, off-centre over centred": float(aside[0] / centred[0]),
         "metric pose: distance, off-centre over centred": float(aside[1] / centred[1]),
     }
-    frontal = np.tile(np.abs(yaws) <= _FRONTAL, 2)
-    if frontal.any():
-        rotation_errors = np.array(errors["centred"] + errors["off-centre"])[:, 0]
-        figures[f"metric pose: median rotation error, |yaw| <= {_FRONTAL:g}°"] = float(
-            np.median(rotation_errors[frontal])
-        )
+    side = np.where(np.repeat(yaws, 2) < 0, -1.0, 1.0)[:, None]
+    signed = -np.array(turns) * np.hstack([np.ones_like(side), side, side])  # heads that look to the right mirrored
+    size, steep = np.linalg.norm(turns, axis=1), np.abs(np.repeat(yaws, 2))
+    for low, high in ((0.0, _FRONTAL), (_FRONTAL, _STEEP), (_STEEP, 180.0)):
+        within = (steep >= low) & (steep < high)
+        name = f"|yaw| >= {low:g}°" if high > _STEEP else f"|yaw| {low:g}..{high:g}°"
+        if within.any():
+            figures[f"metric pose: median rotation error, {name}"] = float(np.median(size[within]))
+            for axis, values in zip(("nod up", "turn aside", "lean back"), signed[within].T, strict=True):
+                figures[f"metric pose: median of too much {axis}, {name}"] = float(np.median(values))
     return figures
 
 
