@@ -108,7 +108,16 @@ def test_poses_cover_the_range(samples: list[Sample]) -> None:
     angles = np.array([rotation_to_euler(decompose(s.params[:12].reshape(3, 4))[1]) for s in samples])
     counts, _ = np.histogram(angles[:, 0], bins=6, range=(-90, 90))
     assert counts.min() >= 3  # ten each are expected
-    assert np.abs(angles[:, 1]).max() > 20 and np.abs(angles[:, 1:]).max() < 60
+
+
+def test_heads_in_profile_nod_and_hardly_tilt() -> None:
+    rng = np.random.default_rng(0)
+    rotations = np.stack([cameras.random_rotation(rng) for _ in range(2000)])
+    profile = rotations[np.abs(rotations[:, 2, 0]) > np.sin(np.radians(75))]  # the ears' axis towards the camera
+    tilt = np.degrees(np.arcsin(profile[:, 2, 1]))  # the top of the head towards the camera or away from it
+    nod = np.degrees(np.arctan2(profile[:, 0, 1], profile[:, 1, 1]))  # in the picture's plane
+    assert len(profile) > 150
+    assert tilt.std() < 10 < nod.std()
 
 
 def test_expressions_open_mouths_and_close_eyes(samples: list[Sample], head: Head) -> None:
