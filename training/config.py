@@ -137,9 +137,6 @@ class LossConfig:
     wpdc: float = 0.5
     wing: float = 1.0
     disentangled: float = 0.0
-    lids: float = 0.0
-    """Weight of Wing on the distances between upper and lower lids, decoded with the true pose: of a shut eye's error,
-    most is common to both of its lids, and what is left counts little (DECA's loss of closed eyes is of this kind)."""
     wing_width: float = 10.0
     wing_curvature: float = 2.0
     wing_reference_size: int = 224

@@ -43,7 +43,7 @@ PAPER_SAYS = {
     "loss.wpdc": 0.5,
     "loss.wing": 1.0,
 }
-OUR_READING_SHA256 = "da901c266c3ee2a4d0277f9cac55795a75b21f775ee75ae884827b8d70fc40c9"
+OUR_READING_SHA256 = "2ea05d46879fb651acfa97af3dda105672069c6d5065456a094a1cc40e1a3415"
 """Of the other fields, as JSON: a reading may change, but only together with this line."""
 
 

@@ -75,16 +75,14 @@ def test_wpdc_of_one_wrong_parameter_is_its_square(face_model: FaceModel, make_p
 
 
 def test_the_total_is_the_weighted_sum_with_finite_gradients(face_model: FaceModel, make_params) -> None:
-    config = LossConfig(disentangled=0.5, lids=0.25, detail_weight=2.0)
+    config = LossConfig(disentangled=0.5, detail_weight=2.0)
     loss = FaceLoss(config, Decoder(face_model), 160)
     truth = torch.from_numpy(make_params(3))
     whitened = torch.cat([truth[:1], truth[1:] + 0.01]).requires_grad_()  # the first is exactly right
     losses = loss(whitened, truth, lambda params: params, lambda params: params)
     assert losses.total.item() == pytest.approx(
-        0.5 * losses.wpdc.item() + losses.wing.item() + 0.5 * losses.disentangled.item() + 0.25 * losses.lids.item(),
-        rel=1e-6,
+        0.5 * losses.wpdc.item() + losses.wing.item() + 0.5 * losses.disentangled.item(), rel=1e-6
     )
-    assert losses.lids.item() > 0
     losses.total.backward()
     assert torch.isfinite(whitened.grad).all()
     assert whitened.grad[1:].abs().sum() > 0
@@ -112,23 +110,6 @@ def test_form_counts_without_pose_in_the_disentangled_term(face_model: FaceModel
     by_hand = loss.landmark_wing(other, truth, truth) + loss.landmark_wing(truth, other, truth)
     torch.testing.assert_close(losses.disentangled, by_hand)
     torch.testing.assert_close(losses.total, 0.5 * by_hand)
-
-
-def test_lids_count_by_how_far_they_open_and_not_by_where_they_are(face_model: FaceModel, make_params) -> None:
-    decoder = Decoder(face_model)
-    loss = FaceLoss(LossConfig(wing_reference_size=160), decoder, 160)
-    truth = torch.from_numpy(make_params(2))
-    moved = truth.clone()
-    moved[:, :12] = torch.from_numpy(make_params(2, seed=5))[:, :12]  # another pose
-    assert loss.lid_wing(moved, truth).item() == pytest.approx(0, abs=1e-6)
-    wrong = truth.clone()
-    wrong[:, -1] += 1.0
-    further, right = (
-        points[:, [37, 38, 43, 44]] - points[:, [41, 40, 47, 46]] for points in map(decoder.landmarks, (wrong, truth))
-    )
-    expected = wing(further - right, 10.0, 2.0).mean()
-    assert expected.item() > 0
-    torch.testing.assert_close(loss.lid_wing(wrong, truth), expected)
 
 
 def labels_of(params: torch.Tensor, decoder: Decoder, scheme: Scheme = IBUG_68) -> LandmarkLabels:

@@ -24,8 +24,6 @@ from training.decoder import Decoder, pose_scale
 
 DETAIL_LANDMARKS = tuple(range(36, 68))
 """Eyelids and lips, iBUG numbering: a few pixels there are an expression, elsewhere noise."""
-LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
-"""Landmarks of an upper and of a lower lid that face each other, iBUG numbering."""
 
 
 def wing(error: Tensor, width: float, curvature: float) -> Tensor:
@@ -69,7 +67,6 @@ class Losses:
     wpdc: Tensor
     wing: Tensor
     disentangled: Tensor
-    lids: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +114,8 @@ class FaceLoss:
             apart = self.landmark_wing(predicted, truth, truth) + self.landmark_wing(truth, predicted, truth)
         else:
             apart = torch.zeros_like(landmarks)
-        lids = self.lid_wing(predicted, truth) if self.config.lids else torch.zeros_like(landmarks)
-        total = self.config.wpdc * wpdc + self.config.wing * landmarks
-        total = total + self.config.disentangled * apart + self.config.lids * lids
-        return Losses(total=total, wpdc=wpdc, wing=landmarks, disentangled=apart, lids=lids)
+        total = self.config.wpdc * wpdc + self.config.wing * landmarks + self.config.disentangled * apart
+        return Losses(total=total, wpdc=wpdc, wing=landmarks, disentangled=apart)
 
     def wpdc(self, whitened: Tensor, predicted: Tensor, truth: Tensor, whiten: Callable[[Tensor], Tensor]) -> Tensor:
         """Sum over the parameters, mean over the batch; the 68 landmarks and some random vertices weigh."""
@@ -135,14 +130,6 @@ class FaceLoss:
         error = (self.decoder.landmarks(mixed) - self.decoder.landmarks(truth)) * self.to_reference
         penalty = wing(error, self.config.wing_width, self.config.wing_curvature)  # (B, 68, 3)
         return (penalty * self.weighting).sum(dim=(1, 2)).mean()
-
-    def lid_wing(self, predicted: Tensor, truth: Tensor) -> Tensor:
-        """Wing of how the predicted form, in the true pose, opens the eyes; mean over the pairs' coordinates."""
-        mixed = torch.cat([truth[:, :POSE_SIZE], predicted[:, POSE_SIZE:]], dim=1)
-        moved = self.decoder.landmarks(mixed) - self.decoder.landmarks(truth)
-        upper, lower = (list(side) for side in zip(*LIDS, strict=True))
-        error = (moved[:, upper] - moved[:, lower]) * self.to_reference  # (B, 4, 3)
-        return wing(error, self.config.wing_width, self.config.wing_curvature).mean()
 
 
 class PointLoss:
