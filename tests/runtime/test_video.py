@@ -3,8 +3,6 @@
 import csv
 import errno
 import json
-import resource
-import signal
 import subprocess
 import sys
 from fractions import Fraction
@@ -20,6 +18,7 @@ from runtime.__main__ import main
 from runtime.live import show_camera
 from runtime.video import VideoFrame, read_camera, read_video, track, video_info
 from runtime.video_files import track_file
+from tests.full_disk import full_disk
 
 av = pytest.importorskip("av")
 pytest.importorskip("onnxruntime")
@@ -171,14 +170,8 @@ def test_frames_that_change_size_and_times_that_stand_still_end_the_video(tmp_pa
 
 def test_a_full_disk_leaves_what_can_be_played(tmp_path, reconstruct):
     video = write_video(tmp_path / "talk.mp4", frames=80)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as a full disk: writing fails
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, before[1]))
+    with full_disk(90_000):
         outcome = track_file(reconstruct, video, tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
     assert "talk." in outcome.error and "\n" not in outcome.error
     lines = (tmp_path / "out" / "talk.jsonl").read_text().splitlines()
     assert len([json.loads(line) for line in lines]) >= 5
@@ -189,14 +182,8 @@ def test_a_full_disk_leaves_what_can_be_played(tmp_path, reconstruct):
 def test_pictures_that_find_no_room_end_with_a_whole_fragment(tmp_path, reconstruct, monkeypatch):
     monkeypatch.setattr(video_files._Tables, "write", lambda *_: None)  # they would fill the disk before
     video = write_video(tmp_path / "talk.mp4", frames=60)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    with full_disk(30_000):
         outcome = track_file(reconstruct, video, tmp_path / "out")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
     assert "talk.mp4: " in outcome.error
     data, at = (tmp_path / "out" / "talk.mp4").read_bytes(), 0
     while at < len(data):  # MP4's boxes start with their length

@@ -108,6 +108,7 @@ def test_poses_cover_the_range(samples: list[Sample]) -> None:
     angles = np.array([rotation_to_euler(decompose(s.params[:12].reshape(3, 4))[1]) for s in samples])
     counts, _ = np.histogram(angles[:, 0], bins=6, range=(-90, 90))
     assert counts.min() >= 3  # ten each are expected
+    assert np.abs(angles[:, 1]).max() > 20
 
 
 def test_heads_in_profile_nod_and_hardly_tilt() -> None:

@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import os
-import resource
 import shutil
 import signal
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 
 from runtime.errors import ClnError, EngineUnavailableError, FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel
+from tests.full_disk import full_disk
 from tests.training.conftest import make_face_model
 from tests.training.test_model import TINY
 from training import train
@@ -150,16 +150,9 @@ def test_a_full_disk_leaves_the_last_good_files(make_run, face_model: FaceModel)
     before = {path: path.read_bytes() for path in run.options.out.iterdir()}
     run.train_step()
     run.best = np.inf
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails as on a full disk, in the middle
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
-    try:
-        for write in (run.save, run.evaluate):
-            with pytest.raises(OSError):
-                write()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, handler)
+    for write in (run.save, run.evaluate):
+        with full_disk(20_000), pytest.raises(OSError):
+            write()
     assert {path: path.read_bytes() for path in run.options.out.iterdir()} == before
     assert make_run("run", resume=True).step == 1
     load_checkpoint(run.options.out / "best.pth", face_model)
