@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from runtime.engines.onnx import create_session
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
 from runtime.image import as_bgr
+from runtime.pose import angle_between
 from runtime.roi import Roi, check_box, crop, on_grid
 
 MODEL_PATH = resources.files("runtime") / "assets" / "face_detector.onnx"
@@ -59,6 +60,9 @@ _LEAN = 0.2
 _TILTED = 20.0  # degrees: faces that seem turned by more in their view are looked at again, turned upright
 _UPRIGHT = 8.0  # degrees: near enough
 _TURNS = 3  # such looks at most
+# What a picture turned by quarters shows, where the upright one showed nothing, must be surer by this: of such finds on
+# renders, 13 of 23 were wrong below a score of 0.65, and 11 of 34 above.
+_TURNED_SURER = 0.05
 
 Points = NDArray[np.float64]  # (n, 8, 2): top-left and bottom-right corner of each box, then its six keypoints
 Scores = NDArray[np.float64]  # (n,)
@@ -116,9 +120,10 @@ class BlazeFaceDetector:
 
     One look finds faces from about 1/20 to 1/2 of the image's longer side, turned in the picture by up to about 60
     degrees. Where it finds none, others follow: one view of twice the image's size for faces that fill it, above 960 px
-    overlapping views of half its size for small ones, and the picture turned by 90, 180 and 270 degrees. Small faces,
-    likely or doubtful, are always looked at again from near, which settles their score and makes their keypoints
-    precise, and so are turned ones, in a view turned upright by what their keypoints say.
+    overlapping views of half its size for small ones, and the picture turned by 90, 180 and 270 degrees, in which the
+    score of a face must be higher by 0.05. Small faces, likely or doubtful, are always looked at again from near, which
+    settles their score and makes their keypoints precise, and so are turned ones, in a view turned upright by what
+    their keypoints say.
     """
 
     def __init__(
@@ -193,7 +198,9 @@ class BlazeFaceDetector:
             return self._detections(points, scores)
         votes = [vote for view in (whole, wide) for vote in self._look(image, view, candidate, turns=(1, 2, 3))]
         votes = [_away_from(points, vote) for vote in votes]  # a face that is found may look like others from aside
-        points, scores = (np.concatenate(p) for p in zip((points, scores), self._settle(image, votes), strict=True))
+        turned, turned_scores = self._settle(image, votes)
+        sure = turned_scores >= self.score_threshold + _TURNED_SURER
+        points, scores = np.concatenate([points, turned[sure]]), np.concatenate([scores, turned_scores[sure]])
         return self._detections(*_merge(points, scores, self.iou_threshold))
 
     def _detections(self, points: Points, scores: Scores) -> list[Detection]:
@@ -230,7 +237,7 @@ class BlazeFaceDetector:
                 break
             face, score = points[same[0]], float(scores[same[0]])
             side = float((face[1] - face[0]).max())
-            left = (head_angle(face[2:]) - view.angle + 180) % 360 - 180
+            left = angle_between(head_angle(face[2:]), view.angle)
             if abs(left) < _UPRIGHT:
                 break
             angle = view.angle + left

@@ -60,6 +60,11 @@ def decompose(pose: ArrayLike) -> tuple[float, NDArray[np.float64], NDArray[np.f
     return float(singular.mean()), u @ np.diag([1.0, 1.0, sign]) @ vt, p[:, 3].copy()
 
 
+def angle_between(angle: float, other: float) -> float:
+    """From `other` to `angle` the shorter way round, degrees, -180..180."""
+    return (angle - other + 180) % 360 - 180
+
+
 def picture_angles(rotations: NDArray[np.float64], otherwise: Sequence[float]) -> list[float]:
     """How far heads are turned in the picture, degrees clockwise, of rotations (F, 3, 3) in the picture's frame, y up.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import accumulate
@@ -21,6 +21,7 @@ from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.image import as_bgr
+from runtime.regions import second_rois
 from runtime.roi import Roi, check_overlap, crop, maps, split_box, to_image
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Prepared:
     rois: tuple[Roi, ...]
     boxes: tuple[tuple[float, float, float, float], ...]
     scores: tuple[float, ...]
+    frame: NDArray[np.uint8] | None = None
+    """The image, to cut faces again whose detected region was off; None where the regions were given."""
 
 
 class Reconstructor(Closing):
@@ -123,7 +126,8 @@ class Reconstructor(Closing):
         frame = as_bgr(image)
         rois, outlines, scores = self._regions(frame, boxes, frame.shape)
         crops = crop(frame, rois, self.engine.manifest.input_size)
-        return Prepared(crops=crops, rois=tuple(rois), boxes=tuple(outlines), scores=tuple(scores))
+        again = frame if boxes is None else None
+        return Prepared(crops=crops, rois=tuple(rois), boxes=tuple(outlines), scores=tuple(scores), frame=again)
 
     def _regions(
         self, frame: NDArray[np.uint8] | None, boxes: ArrayLike | None, shape: Sequence[int] | None
@@ -147,7 +151,11 @@ class Reconstructor(Closing):
         else:
             frame = image = as_bgr(image)
         rois, outlines, scores = self._regions(frame, boxes, getattr(image, "shape", None))
-        return self.faces(engine.run_frame(image, rois), rois, outlines, scores)
+        detected = set(range(len(rois))) if boxes is None else set()
+        params, rois, landmarks = self._look_again(
+            engine.run_frame(image, rois), rois, detected, lambda again: engine.run_frame(image, list(again.values()))
+        )
+        return self.faces(params, rois, outlines, scores, landmarks)
 
     def run(self, image: Any, rois: Sequence[Roi]) -> NDArray[np.float32]:
         """Params (F, 12 + S + E) of regions of an image in host memory or on the GPU, in one call of the engine.
@@ -190,18 +198,56 @@ class Reconstructor(Closing):
         return to_image(self.face_model.landmarks(_finite(params)), linear, offset)
 
     def reconstruct(self, prepared: Sequence[Prepared], *, batch: int | None = None) -> list[list[Face]]:
-        """The faces of each image, the network called once for all, or for `batch` crops at a time."""
+        """The faces of each image, the network called once for all, or for `batch` crops at a time.
+
+        Faces whose detected region turns out to be off are looked at once more, in the one they ask for.
+        """
         if not prepared:
             return []
-        crops = prepared[0].crops if len(prepared) == 1 else np.concatenate([p.crops for p in prepared])
-        step = batch or max(len(crops), 1)
-        parts = [self.engine(crops[start : start + step]) for start in range(0, max(len(crops), 1), step)]
-        params = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        ends = accumulate(len(p.crops) for p in prepared)
+        rois = [roi for p in prepared for roi in p.rois]
+        owners = [p.frame for p in prepared for _ in p.rois]
+        frames = {number: frame for number, frame in enumerate(owners) if frame is not None}
+
+        def cut_again(regions: dict[int, Roi]) -> NDArray[np.float32]:
+            size = self.engine.manifest.input_size
+            cut = [crop(frames[number], [roi], size) for number, roi in regions.items()]
+            return self._in_batches(cut, batch)
+
+        params = self._in_batches([p.crops for p in prepared], batch)
+        params, rois, landmarks = self._look_again(params, rois, set(frames), cut_again)
+        ends = accumulate(len(p.rois) for p in prepared)
+        parts = [slice(end - len(p.rois), end) for end, p in zip(ends, prepared, strict=True)]
         return [
-            self.faces(params[end - len(p.crops) : end], p.rois, p.boxes, p.scores)
-            for end, p in zip(ends, prepared, strict=True)
+            self.faces(params[part], rois[part], p.boxes, p.scores, landmarks[part])
+            for part, p in zip(parts, prepared, strict=True)
         ]
+
+    def _in_batches(self, parts: Sequence[NDArray[np.uint8]], batch: int | None) -> NDArray[np.float32]:
+        """Params of crops, in calls of `batch` at a time."""
+        crops = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        step = batch or max(len(crops), 1)
+        params = [self.engine(crops[start : start + step]) for start in range(0, max(len(crops), 1), step)]
+        return params[0] if len(params) == 1 else np.concatenate(params)
+
+    def _look_again(
+        self,
+        params: NDArray[np.float32],
+        rois: list[Roi],
+        detected: set[int],
+        look: Callable[[dict[int, Roi]], NDArray[np.float32]],
+    ) -> tuple[NDArray[np.float32], list[Roi], NDArray[np.float32]]:
+        """Params, regions and landmarks, those of detected faces whose region was off from what `look` says now."""
+        size = self.engine.manifest.input_size
+        landmarks = self.landmarks(params, *maps(rois, size))
+        again = second_rois(params, landmarks, rois, size) if detected else {}
+        again = {number: roi for number, roi in again.items() if number in detected}
+        if again:
+            numbers, better = list(again), list(again.values())
+            params = params.copy()
+            params[numbers] = look(again)
+            landmarks[numbers] = self.landmarks(params[numbers], *maps(better, size))
+            rois = [again.get(number, roi) for number, roi in enumerate(rois)]
+        return params, rois, landmarks
 
     @property
     def detector(self) -> FaceDetector:

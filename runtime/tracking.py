@@ -30,8 +30,9 @@ from runtime.engines.gpu_crop import is_on_gpu
 from runtime.errors import InvalidInputError
 from runtime.face import Face, Pose
 from runtime.image import as_bgr
-from runtime.pose import picture_angles
-from runtime.roi import Roi, crop, maps, on_grid, rois_from_landmarks
+from runtime.pose import angle_between
+from runtime.regions import is_off, own_rois
+from runtime.roi import Roi, crop, maps, on_grid
 from runtime.smoothing import FilterState, Placed, Smoothing, find_setting, place, smooth, unplace
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ _DOUBTFUL = 0.2  # ... after one that found nothing
 _DOUBTS = 3  # looks in a row that may find nothing, as they do in profile
 _REST = 0.02  # of its side: a region stays where it is while its face moves less; its size and turn likewise
 _REST_ANGLE = 2.0  # degrees
-_FAR = 0.15  # of its side: a region that was off by more is cut again around what was found in it
+_FAR, _FAR_TURNED = 0.15, 20.0  # of its side, degrees: a region that was off by more is cut again around its find
 _SAME = 0.35  # of the side: middles that are nearer belong to one face
 _INSIDE = 0.4  # part of the landmarks that must lie in the picture
 _SMALLEST = 12.0  # pixels: side of the smallest region
@@ -294,8 +295,7 @@ class Tracker:
         linear, offset = maps(rois, size)
         landmarks = reconstruct.landmarks(params, linear, offset)
         placed = place(params, linear, offset, reconstruct.face_model.shape_count)
-        angles = picture_angles(placed.rotation, [roi.angle for roi in rois])
-        next_rois = rois_from_landmarks(landmarks, angles)
+        next_rois = own_rois(placed.rotation, landmarks, rois)
         height, width = image.shape[:2]
         inside = ((landmarks[:, :, :2] >= 0) & (landmarks[:, :, :2] < (width, height))).all(axis=2).mean(axis=1)
         return [
@@ -393,14 +393,8 @@ class Tracker:
         return filtered
 
 
-def _difference(angle: float, other: float) -> float:
-    return (angle - other + 180) % 360 - 180
-
-
 def _off(roi: Roi, better: Roi) -> bool:
-    way = math.hypot(better.center_x - roi.center_x, better.center_y - roi.center_y)
-    grown = abs(math.log(better.side / roi.side))
-    return way > _FAR * roi.side or grown > 2 * _FAR or abs(_difference(better.angle, roi.angle)) > 20
+    return is_off(roi, better, way=_FAR, turn=_FAR_TURNED)
 
 
 def _grown(track: _Track, roi: Roi) -> float:
@@ -478,12 +472,12 @@ def _move_on(track: _Track, found: _Found, step: float) -> None:
     go = max(0.0, 1 - rest / way) if way > 0 else 0.0
     grown = math.log(now.side / old.side)
     side = old.side * math.exp(math.copysign(max(0.0, abs(grown) - _REST), grown))
-    turn = _difference(now.angle, old.angle)
+    turn = angle_between(now.angle, old.angle)
     angle = old.angle + math.copysign(max(0.0, abs(turn) - _REST_ANGLE), turn)
     roi = Roi(
         center_x=old.center_x + go * (x - old.center_x),
         center_y=old.center_y + go * (y - old.center_y),
         side=side,
-        angle=_difference(angle, 0.0),
+        angle=angle_between(angle, 0.0),
     )
     track.roi = on_grid(roi)

@@ -15,7 +15,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime import detection, drawing, face_model, gltf, manifest, smoothing, texture, tracking, visibility
+from runtime import (
+    detection,
+    drawing,
+    face_model,
+    gltf,
+    manifest,
+    pose,
+    regions,
+    smoothing,
+    texture,
+    tracking,
+    visibility,
+)
 from runtime.detection import BlazeFaceDetector
 from runtime.engines import onnx
 from runtime.image import MAX_SIDE
@@ -29,6 +41,8 @@ def constants() -> dict[str, Any]:
     thresholds = {"scoreThreshold": detector.score_threshold, "iouThreshold": detector.iou_threshold}
     return {
         "detection": _numbers(detection) | thresholds | {"centerWeights": detection._CENTER_WEIGHTS.tolist()},
+        "pose": _numbers(pose),
+        "regions": _numbers(regions),
         "roi": {"sidePerLength": Roi.from_box((0, 0, 1, 1)).side},
         "image": {"maxSide": MAX_SIDE},
         "engine": {"mostThreads": onnx._MOST_THREADS},

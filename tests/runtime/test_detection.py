@@ -210,6 +210,19 @@ def test_a_turned_face_is_found_and_its_region_turned_upright(detector, photo: n
     assert abs((off + 180) % 360 - 180) < 8
 
 
+@pytest.mark.parametrize("score", [0.63, 0.67])
+def test_a_face_that_only_a_turned_picture_shows_must_be_surer(detector, photo, score, monkeypatch) -> None:
+    (found,) = detector.detect(photo)
+    x, y, width, height = found.box
+    face = np.concatenate([[[x, y], [x + width, y + height]], found.keypoints])[np.newaxis]
+
+    def look(self, image, view, threshold, turns=(0,)):
+        return [(face, np.array([score])) if turn else (face[:0], np.empty(0)) for turn in turns]
+
+    monkeypatch.setattr(BlazeFaceDetector, "_look", look)
+    assert len(detector.detect(photo)) == (score > 0.65)
+
+
 def test_the_head_s_angle_is_right_up_to_profile() -> None:
     model, rng, errors = load_face_model(), np.random.default_rng(0), []
     for yaw in np.linspace(-85, 85, 18):

@@ -77,6 +77,35 @@ def test_any_detector_with_the_method_will_do(engine_file):
     assert face.score == 0.5 and face.box == (20, 40, 60, 80)
 
 
+class Finds:
+    """A detector that always says the same."""
+
+    def __init__(self, *boxes):
+        self.boxes = boxes
+
+    def detect(self, image):
+        return [Detection(box=box, score=0.9) for box in self.boxes]
+
+
+def test_a_face_whose_detected_region_was_off_is_cut_again():
+    photo = read_image(EXAMPLES / "astronaut.jpg")
+    with Reconstructor() as reconstruct:
+        (known,) = reconstruct(photo)
+        low, high = known.landmarks[:, :2].min(axis=0), known.landmarks[:, :2].max(axis=0)
+        right, off = ((*(low + shift), *(high - low)) for shift in (0.0, 0.15 * (high - low)))
+        engine = Recorder(reconstruct.engine)
+        found = {box: Reconstructor(engine, detector=Finds(box)) for box in (right, off)}
+        (once,) = found[right](photo, [off])  # regions that are given stay
+        assert engine.batches == [1] and once.roi == Roi.from_box(off)
+        photographs = [found[right].prepare(photo, [off]), *(found[box].prepare(photo) for box in (off, right))]
+        given, again, _ = (faces[0] for faces in found[off].reconstruct(photographs))
+    assert engine.batches[1] == 3 and engine.batches[2] in (1, 2)
+    assert np.array_equal(given.params, once.params) and given.roi == once.roi
+    errors = [float(np.abs(face.landmarks - known.landmarks)[:, :2].mean()) for face in (once, again)]
+    assert errors[1] < 0.6 * errors[0] and again.box == off
+    assert abs(again.roi.center_x - known.roi.center_x) < 0.03 * known.roi.side
+
+
 def test_grey_images_are_converted_and_boxes_may_reach_out(engine_file):
     with Reconstructor(engine_file) as reconstruct:
         assert len(reconstruct(IMAGE[..., 0], [(-50, -50, 60, 60), (290, 190, 400, 300)])) == 2

@@ -6,7 +6,7 @@ Each photograph is read once. A face that the detector misses has no answer ther
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +18,9 @@ from tqdm import tqdm
 from runtime.detection import FaceDetector, roi_from_detection
 from runtime.errors import InvalidInputError
 from runtime.face_model import LANDMARKS, POSE_SIZE, FaceModel
-from runtime.pose import decompose, picture_angles
-from runtime.roi import Roi, crop, rois_from_landmarks
+from runtime.pose import decompose
+from runtime.regions import own_rois, second_rois
+from runtime.roi import Roi, crop
 from training.data.aflw2000 import AnnotatedFace
 from training.data.landmarks import PointFace, Scheme
 from training.evaluation.accuracy import Accuracy, accuracy_of, nme_of, place, without_form
@@ -54,9 +55,11 @@ class Study:
     fit_floor: Errors | None = None
     """Of the face model fitted to the labels themselves."""
     detector: Errors | None = None
-    """With regions from a face detector; NaN for a face that it missed."""
+    """With regions from a face detector, and a second look at those that were off; NaN for a face that it missed."""
+    first_look: Errors | None = None
+    """The same without the second look."""
     second_pass: Errors | None = None
-    """With regions from the first pass's landmarks."""
+    """With regions from the first pass's landmarks, that of the labels' regions."""
 
     @property
     def found(self) -> NDArray[np.bool_]:
@@ -80,6 +83,7 @@ class Study:
             "predicted": self.accuracy.errors,
             "zero_coefficients": self.zero_coefficients,
             "detector": self.detector,
+            "first_look": self.first_look,
             "second_pass": self.second_pass,
         }
         return {
@@ -94,8 +98,8 @@ class Study:
     def to_dict(self) -> dict[str, Any]:
         """`Accuracy.to_dict`, and the further figures."""
         images, result = self.per_image(), self.accuracy.to_dict()
-        for kind in images.keys() & {"fit_floor", "second_pass", "detector"}:
-            bins = self.by_yaw(getattr(self, kind), self.found if kind == "detector" else None)
+        for kind in images.keys() & {"fit_floor", "second_pass", "detector", "first_look"}:
+            bins = self.by_yaw(getattr(self, kind), self.found if kind in ("detector", "first_look") else None)
             result[kind] = {**dataclasses.asdict(bins), "per_image": images[kind]}
         if self.detector is not None:
             result["detector"]["missed"] = self.missed
@@ -112,6 +116,7 @@ class Views:
     flat: NDArray[np.float32]
     """The same with all coefficients set to zero."""
     detector: NDArray[np.float32] | None
+    first_look: NDArray[np.float32] | None
     second_pass: NDArray[np.float32] | None
 
 
@@ -126,33 +131,52 @@ def view_faces(
     progress: bool = True,
 ) -> Views:
     """Answers in the labels' regions `rois`; with a detector in its regions too, and in the first pass's."""
-    rows, detected, second = [], [], []
+    rows, detected, first_looks, second = [], [], [], []
     for numbers, images in read_batches(faces, progress=progress):
         regions = [rois[number] for number in numbers]
         run = partial(_answers, predict, size, face_model, images)
         params, landmarks = run(regions)
         rows.append(params)
         if detector is not None:
-            detected.append(run(detected_rois(detector, images, regions))[1])
-            second.append(run(regions_of(params, landmarks))[1])
+            found = detected_rois(detector, images, regions)
+            first_look = run(found)
+            first_looks.append(first_look[1])
+            detected.append(_looked_again(run, *first_look, found, size))
+            second.append(run(regions_of(params, landmarks, regions))[1])
     params = np.concatenate(rows)
     return Views(
         params=params,
         landmarks=place(face_model, params, rois, size),
         flat=place(face_model, without_form(params), rois, size),
         detector=np.concatenate(detected) if detected else None,
+        first_look=np.concatenate(first_looks) if first_looks else None,
         second_pass=np.concatenate(second) if second else None,
     )
 
 
-def regions_of(params: NDArray[np.float32], landmarks: NDArray[np.float32]) -> list[Roi]:
+def regions_of(params: NDArray[np.float32], landmarks: NDArray[np.float32], rois: Sequence[Roi]) -> list[Roi]:
     """The regions of a second pass, as a tracker has them: around the landmarks (B, 68, 3), turned as the head is.
 
-    `params` (B, 62) are those of upright regions.
+    `params` (B, 62) are those of the upright regions `rois`.
     """
-    rotations = np.stack([decompose(row)[1] for row in params[:, :POSE_SIZE]])
-    angles = picture_angles(rotations, [0.0] * len(params))
-    return rois_from_landmarks(landmarks, angles)
+    return own_rois(np.stack([decompose(row)[1] for row in params[:, :POSE_SIZE]]), landmarks, rois)
+
+
+def _looked_again(
+    run: Callable[[Sequence[Roi | None]], tuple[Any, Any]],
+    params: NDArray[np.float32],
+    landmarks: NDArray[np.float32],
+    regions: Sequence[Roi | None],
+    size: int,
+) -> NDArray[np.float32]:
+    """Landmarks (B, 68, 3) as `Reconstructor` gives them of a detector's regions: seen again where those were off."""
+    found = [number for number, roi in enumerate(regions) if roi is not None]
+    again = second_rois(params[found], landmarks[found], [roi for roi in regions if roi is not None], size)
+    better: list[Roi | None] = [None] * len(regions)
+    for number, roi in again.items():
+        better[found[number]] = roi
+    seen_again = run(better)[1]
+    return np.where(np.isfinite(seen_again), seen_again, landmarks)
 
 
 def predict_regions(
@@ -238,6 +262,7 @@ def study_photographs(
         zero_coefficients=flat,
         fit_floor=floor,
         detector=None if seen.detector is None else nme_of(seen.detector, faces),
+        first_look=None if seen.first_look is None else nme_of(seen.first_look, faces),
         second_pass=None if seen.second_pass is None else nme_of(seen.second_pass, faces),
     )
 
@@ -304,6 +329,7 @@ def study_points(
         accuracy=accuracy,
         zero_coefficients=flat,
         detector=errors_of(seen.detector),
+        first_look=errors_of(seen.first_look),
         second_pass=errors_of(seen.second_pass),
     )
 

@@ -15,6 +15,7 @@ import { FaceModel } from "./cln/face_model";
 import { toGlb } from "./cln/glb";
 import { type ImageSource, PixelReader, type Pixels } from "./cln/image";
 import { type Manifest, readManifest } from "./cln/manifest";
+import { secondRoi } from "./cln/regions";
 import { crop, type Roi } from "./cln/roi";
 import { type TrackedFace, Tracker, type TrackerOptions } from "./cln/tracking";
 
@@ -94,7 +95,22 @@ export class Reconstructor {
     const found = await this.detect(pixels);
     const rois = found.map(roiFromDetection);
     const params = await this.infer(this.crops(pixels, rois));
-    return found.map(({ box, score }, i) => this.face(params[i], rois[i], score, box));
+    const faces = found.map(({ box, score }, i) => this.face(params[i], rois[i], score, box));
+    // Those whose detected region was off are looked at once more, in the one they ask for.
+    const again = faces.flatMap((face, i) => {
+      const roi = secondRoi(face);
+      return roi ? [{ i, roi }] : [];
+    });
+    const better = await this.infer(
+      this.crops(
+        pixels,
+        again.map(({ roi }) => roi),
+      ),
+    );
+    again.forEach(({ i, roi }, k) => {
+      faces[i] = this.face(better[k], roi, found[i].score, found[i].box);
+    });
+    return faces;
   }
 
   /** Runs both networks once on nothing: what engines put off to their first call is then done. */

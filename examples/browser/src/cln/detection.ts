@@ -10,10 +10,11 @@ import { constants } from "./constants";
 import type { Network } from "./engine";
 import { ClnError } from "./errors";
 import type { Pixels } from "./image";
+import { angleBetween } from "./regions";
 import { crop, onGrid, type Roi, roundHalfEven, toCrop, toImage2d } from "./roi";
 
 const { view: VIEW, cell: CELL, candidate, small, workSize, centerWeights, boxPerSpread } = constants.detection;
-const { lean, tilted, upright, turns: TURNS, scoreThreshold, iouThreshold } = constants.detection;
+const { lean, tilted, upright, turns: TURNS, scoreThreshold, iouThreshold, turnedSurer } = constants.detection;
 const FINE = 16; // steps of a pixel that an outline is rounded to
 const EYES = 4; // of a face's points: the index of the first keypoint's x
 
@@ -84,7 +85,7 @@ export class FaceDetector {
     if (faces.length === 0 && !quick) {
       votes = [];
       for (const view of [whole, wide]) votes = votes.concat(await this.look(image, view, threshold, [1, 2, 3]));
-      faces = await this.settle(image, votes);
+      faces = (await this.settle(image, votes)).filter(({ score }) => score >= scoreThreshold + turnedSurer);
     }
     return faces.map(({ points, score }) => {
       const [x0, y0, x1, y1, ...keypoints] = points;
@@ -125,7 +126,7 @@ export class FaceDetector {
       const same = votes.find((vote) => overlap(before.points, vote.points) > iouThreshold);
       if (!same) break;
       face = same;
-      const left = modulo(headAngle(face.points.subarray(EYES)) - view.angle + 180, 360) - 180;
+      const left = angleBetween(headAngle(face.points.subarray(EYES)), view.angle);
       if (Math.abs(left) < upright) break;
       angle = view.angle + left;
     }
@@ -300,10 +301,6 @@ function touch(a: Vote, b: Vote): boolean {
 
 function longerSide({ points }: Vote): number {
   return Math.max(points[2] - points[0], points[3] - points[1]);
-}
-
-function modulo(value: number, by: number): number {
-  return ((value % by) + by) % by;
 }
 
 /** Intersection over union of two boxes, each the first two of its points. */

@@ -8,7 +8,8 @@ import { roiFromDetection } from "./detection";
 import { ClnError } from "./errors";
 import type { Face } from "./face";
 import type { Pixels } from "./image";
-import { averageBlocks, crop, onGrid, type Roi, roiFromLandmarks, toImage2d } from "./roi";
+import { angleBetween, isOff, ownRoi } from "./regions";
+import { averageBlocks, crop, onGrid, type Roi, toImage2d } from "./roi";
 import { type FilterState, place, type Smoothing, settings, smooth, unplace } from "./smoothing";
 
 const T = constants.tracking;
@@ -210,7 +211,7 @@ export class Tracker {
     return rois.map((roi, i) => {
       const raw = this.networks.face(params[i], roi);
       const looks = looksOf(crops.subarray(i * length, (i + 1) * length), size);
-      return { roi, params: params[i], raw, nextRoi: regionOf(raw, roi), looks };
+      return { roi, params: params[i], raw, nextRoi: ownRoi(raw, roi), looks };
     });
   }
 
@@ -299,22 +300,8 @@ export class Tracker {
   }
 }
 
-/** The region that a face's landmarks give, turned as its head is. */
-function regionOf(face: Face, roi: Roi): Roi {
-  const [x, y] = [face.pose.rotation[1], face.pose.rotation[4]];
-  // Seen from far above or below, a head's upright says nothing about the picture's.
-  const angle = Math.hypot(x, y) > 0.3 ? (Math.atan2(x, y) * 180) / Math.PI : roi.angle;
-  return roiFromLandmarks(face.landmarks, angle);
-}
-
-function difference(angle: number, other: number): number {
-  return ((((angle - other + 180) % 360) + 360) % 360) - 180;
-}
-
 function off(roi: Roi, better: Roi): boolean {
-  const way = Math.hypot(better.centerX - roi.centerX, better.centerY - roi.centerY);
-  const grown = Math.abs(Math.log(better.side / roi.side));
-  return way > T.far * roi.side || grown > 2 * T.far || Math.abs(difference(better.angle, roi.angle)) > 20;
+  return isOff(roi, better, T.far, T.farTurned);
 }
 
 /** The correlation that a face found again must have, `gone` seconds after it was seen last. */
@@ -408,6 +395,6 @@ function moveOn(track: Track, { roi: old, nextRoi: now }: Found, step: number): 
     centerX: old.centerX + go * (x - old.centerX),
     centerY: old.centerY + go * (y - old.centerY),
     side: old.side * Math.exp(beyond(Math.log(now.side / old.side), T.rest)),
-    angle: difference(old.angle + beyond(difference(now.angle, old.angle), T.restAngle), 0),
+    angle: angleBetween(old.angle + beyond(angleBetween(now.angle, old.angle), T.restAngle), 0),
   });
 }
