@@ -119,6 +119,8 @@ def test_heads_in_profile_nod_and_hardly_tilt() -> None:
     nod = np.degrees(np.arctan2(profile[:, 0, 1], profile[:, 1, 1]))  # in the picture's plane
     assert len(profile) > 150
     assert tilt.std() < 10 < nod.std()
+    past = rotations[:, 2, 2] < -np.sin(np.radians(10))  # turned beyond profile: the middle of the face looks away
+    assert 0.01 < past.mean() < 0.08
 
 
 def test_expressions_open_mouths_and_close_eyes(samples: list[Sample], head: Head) -> None:

@@ -112,8 +112,15 @@ def textured(rng: np.random.Generator, paint: SkinPaint, library: AssetLibrary) 
     numbers[s.RELIEF] *= 0.7
     numbers[s.EYE_AREA] *= 0.5
     made_up = chance(rng, 0.5) and numbers[s.BEARD] == 0
-    numbers[s.LIPS] = uniform(rng, 0.4, 1.0) if made_up else 0.0
-    colors[s.LIPS] = np.array([uniform(rng, 0.02, 0.2), uniform(rng, 0.01, 0.12), uniform(rng, 0.2, 0.7)])
+    numbers[s.LIPS] = uniform(rng, 0.3, 0.9) if made_up else 0.0
+    red = min(uniform(rng, 0.15, 0.5), float(tone[2]) * uniform(rng, 0.6, 1.4))  # brighter, it would glow on dark skin
+    colors[s.LIPS] = red * np.array([uniform(rng, 0.1, 0.35), uniform(rng, 0.08, 0.4), 1.0])
+    if made_up and chance(rng, 0.7):
+        numbers[s.LASHES] = 1.0
+        colors[s.LASHES] = uniform(rng, 0.002, 0.02)
+        numbers[s.LIDS] = uniform(rng, 0.2, 0.9)
+        colors[s.LIDS] = tone * uniform(rng, 0.1, 0.6) if chance(rng, 0.7) else colors[s.LIDS]
+        numbers[s.EYE_AREA] += uniform(rng, 0.0, 0.4)
     colors[s.BROWS] = colors[s.BROWS] * uniform(rng, 1.0, 1.8)
     numbers[s.GLOSS] *= uniform(rng, 0.5, 1.2)
     eye = int(rng.integers(len(library.eyes)))

@@ -24,6 +24,7 @@ _FIT_STEPS = 4
 # Standard deviation and limit, degrees, of: the camera above or below the face; the nod; the head's lean to a shoulder.
 _TURNS = ((6.5, 45.0), (9.5, 45.0), (6.0, 30.0))
 _WIDE_SHARE, _WIDER = 0.2, 2.5
+_PROFILE, _PAST_PROFILE, _PAST_SHARE = 95.0, 125.0, 0.05  # degrees of yaw, and the share of heads turned past profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +52,16 @@ class Camera:
 
 
 def random_rotation(rng: np.random.Generator) -> FloatArray:
-    """A head's rotation as photographs have it: yaw evenly over +-95 degrees, the rest mostly small.
+    """A head's rotation as photographs have it: yaw evenly over +-95 degrees, seldom more, the rest mostly small.
 
     Heads nod about the axis through their ears, and cameras stand at about their height: in profile that axis points at
     the camera, however far the head nods. A pitch of the whole head after its yaw would tilt it up and down there, as
     photographs hardly show it; and how far it is tilted says where the hidden half of the face lies.
     A fifth of the heads are turned further; a quarter roll with the picture, seldom as of a head lying.
     """
-    yaw = uniform(rng, -95, 95)
+    yaw = uniform(rng, -_PROFILE, _PROFILE)
+    if chance(rng, _PAST_SHARE):
+        yaw = float(np.copysign(uniform(rng, _PROFILE, _PAST_PROFILE), yaw))
     wide = _WIDER if chance(rng, _WIDE_SHARE) else 1.0
     height, nod, lean = (float(np.clip(rng.normal(0, wide * deviation), -limit, limit)) for deviation, limit in _TURNS)
     if chance(rng, 0.75):

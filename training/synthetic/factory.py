@@ -39,12 +39,14 @@ FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 14
+FACTORY_VERSION = 15
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 2.0
 _SHADOW_SIZE, _SHADOW_REACH = 200, 190.0  # pixels; mm from the map's centre to its edge
 _SHADOW_BIAS = 3.5  # mm
+_SMILES = 0.25  # share of expressions that are drawn from the smiles alone
+_AWAKE = 0.35  # share of faces whose lids are set as those of people who look at something
 _FIT_STRIDE = 7  # every 7th face vertex takes part in the label's fit
 
 
@@ -252,11 +254,12 @@ def _random_coefficients(rng: np.random.Generator, head: Head) -> FloatArray:
         t = uniform(rng, 0, 1)
         shape = (np.cos(t) * shape + np.sin(t) * shapes[rng.integers(len(shapes))]).astype(np.float32)
     shape = 0.9 * shape + 0.4 * rng.standard_normal(len(shape), dtype=np.float32)
-    wide = head.smiles if chance(rng, 0.45) else slice(None)
+    wide = head.smiles if chance(rng, _SMILES) else slice(None)
     expression = rng.choice(expressions[wide]) * uniform(rng, 0.6, 1.1)
     if chance(rng, 0.12):
         expression = expression * 0.2
-    return np.concatenate([shape, expression]).astype(np.float32)
+    coefficients = np.concatenate([shape, expression]).astype(np.float32)
+    return with_opening(head, coefficients, uniform(rng, 0.75, 1.35)) if chance(rng, _AWAKE) else coefficients
 
 
 def _turn_shoulders(vertices: FloatArray, weight: FloatArray, rotation: FloatArray, share: float) -> FloatArray:
