@@ -192,9 +192,9 @@ class Tracker:
         self._time = time
         cut = not on_gpu and self._scene_changed(image)
         self._missing = [track for track in self._missing if time - track.seen <= self.patience]
-        self._search(image, time)
         found = self._run(image, [track.roi for track in self._tracks])
         self._judge(image, time, found, cut=cut)
+        self._search(image, time, found)
         return self._finish(found, step)
 
     # Which faces are there
@@ -211,8 +211,11 @@ class Tracker:
         before, self._sparse = self._sparse, sparse
         return before is not None and before.shape == sparse.shape and float(before @ sparse) < _CUT
 
-    def _search(self, image: Any, time: float) -> None:
-        """Looks for new and missing faces, where it is time to."""
+    def _search(self, image: Any, time: float, found: list[_Found]) -> None:
+        """Looks for new and missing faces, where it is time to, and adds them to `found`.
+
+        Comes last: a face that was lost in this frame, as where frames were dropped, may be found elsewhere in it.
+        """
         if len(self._tracks) >= self.max_faces:
             return
         hurry = any(time - track.seen < _LATER for track in self._missing)
@@ -227,11 +230,18 @@ class Tracker:
         from runtime.detection import roi_from_detection
 
         host = self._to_host(image)
-        found = [(roi_from_detection(detection), detection) for detection in detector.detect(host)]
-        found = [(roi, d) for roi, d in found if not any(_near(roi, track.roi) for track in self._tracks)]
-        for roi, detection in found[: self.max_faces - len(self._tracks)]:
-            track = self._start(host, roi, detection, time)
-            self._tracks += [] if track is None else [track]
+        seen = [(roi_from_detection(detection), detection) for detection in detector.detect(host)]
+        seen = [(roi, d) for roi, d in seen if not any(_near(roi, one.next_roi) for one in found)]
+        started = [self._start(host, roi, d, time) for roi, d in seen[: self.max_faces - len(self._tracks)]]
+        new = [track for track in started if track is not None]
+        for track, one in zip(new, self._run(image, [track.roi for track in new]), strict=True):
+            if _holds(one) and not any(_near(one.next_roi, other.next_roi) for other in found):
+                _remember(track, one.looks)
+                track.seen = time
+                self._tracks.append(track)
+                found.append(one)
+            elif track.age:
+                self._missing.append(track)
 
     def _start(self, image: NDArray[np.uint8], roi: Roi, detection: Detection, time: float) -> _Track | None:
         """A new track, or the missing one that this is; none where that shows only in a moment."""
@@ -256,8 +266,9 @@ class Tracker:
         track = max(candidates, key=lambda pair: pair[0])[1]
         self._missing.remove(track)
         return _Track(
-            id=track.id, roi=roi, score=detection.score, age=track.age, checked=time, known=track.known, size=roi.side
-        )
+            id=track.id, roi=roi, score=detection.score, age=track.age, seen=track.seen, checked=time, known=track.known,
+            size=roi.side,
+        )  # fmt: skip
 
     @property
     def _glance(self) -> FaceDetector:

@@ -284,6 +284,22 @@ Placed smooth(const Placed& now, std::optional<Filter>& filter, double side, dou
   return {filter->rotation, filter->linear, filter->shape};
 }
 
+/// Whether what was found can be a face of the picture: inside of it, not tiny, and where it was looked for.
+bool holds(const Found& found, const ImageView& image) {
+  int inside = 0;
+  for (std::size_t k = 0; k < landmark_count; ++k) {
+    const float x = found.raw.landmarks[3 * k], y = found.raw.landmarks[3 * k + 1];
+    inside += x >= 0 && x < static_cast<float>(image.width) && y >= 0 && y < static_cast<float>(image.height);
+  }
+  return inside >= inside_share * static_cast<double>(landmark_count) && found.next.side >= smallest &&
+         !is_off(found.raw.roi, found.next);
+}
+
+void remember(Track& track, const Vector& looks) {
+  track.recent = track.recent.empty() ? looks : blend(track.recent, looks, 0.3);
+  track.known = track.known.empty() ? looks : blend(track.known, looks, 0.03);
+}
+
 }  // namespace
 
 struct Tracker::State {
@@ -298,10 +314,10 @@ struct Tracker::State {
   int next_id = 0;
 
   bool scene_changed(const ImageView& image);
-  void search(const ImageView& image);
+  void search(const ImageView& image, std::vector<Found>& found);
   std::optional<Track> start(const ImageView& image, const Detection& detection);
   std::vector<Found> see(const ImageView& image, const std::vector<Roi>& rois);
-  std::vector<Found> run(const ImageView& image);
+  std::vector<Found> run(const ImageView& image, const std::vector<Track>& of);
   void judge(const ImageView& image, std::vector<Found>& found, bool cut);
   bool confirm(const ImageView& image, Track& track, const Found& found, const std::vector<Roi>& others, bool changed);
   std::vector<TrackedFace> finish(const std::vector<Found>& found, double step);
@@ -343,9 +359,9 @@ std::vector<TrackedFace> Tracker::track(const ImageView& image, double seconds) 
       std::remove_if(state.missing.begin(), state.missing.end(),
                      [&state](const Track& track) { return state.time - track.seen > state.options.patience; }),
       state.missing.end());
-  state.search(image);
-  auto found = state.run(image);
+  auto found = state.run(image, state.tracks);
   state.judge(image, found, cut);
+  state.search(image, found);
   return state.finish(found, step);
 }
 
@@ -364,7 +380,8 @@ bool Tracker::State::scene_changed(const ImageView& image) {
   return !before.empty() && before.size() == sparse.size() && product(before, sparse) < cut_below;
 }
 
-void Tracker::State::search(const ImageView& image) {
+// Comes last: a face that was lost in this frame, as where frames were dropped, may be found elsewhere in it.
+void Tracker::State::search(const ImageView& image, std::vector<Found>& found) {
   const auto most = static_cast<std::size_t>(options.max_faces);
   if (tracks.size() >= most) {
     return;
@@ -380,14 +397,28 @@ void Tracker::State::search(const ImageView& image) {
   if (thorough) {
     searched_all = time;
   }
-  const std::size_t before = tracks.size();
+  std::size_t room = most - tracks.size();
+  std::vector<Track> fresh;
   for (const Detection& detection : detector(image, thorough)) {
-    const auto known = [&detection](const Track& track) { return is_near(detection.roi, track.roi); };
-    if (tracks.size() < most &&
-        std::none_of(tracks.begin(), tracks.begin() + static_cast<std::ptrdiff_t>(before), known)) {
+    const auto known = [&detection](const Found& one) { return is_near(detection.roi, one.next); };
+    if (room > 0 && std::none_of(found.begin(), found.end(), known)) {
+      --room;
       if (auto track = start(image, detection)) {
-        tracks.push_back(std::move(*track));
+        fresh.push_back(std::move(*track));
       }
+    }
+  }
+  auto seen = run(image, fresh);
+  for (std::size_t i = 0; i < fresh.size(); ++i) {
+    Track& track = fresh[i];
+    const auto taken = [&seen, i](const Found& one) { return is_near(seen[i].next, one.next); };
+    if (holds(seen[i], image) && std::none_of(found.begin(), found.end(), taken)) {
+      remember(track, seen[i].looks);
+      track.seen = time;
+      tracks.push_back(std::move(track));
+      found.push_back(std::move(seen[i]));
+    } else if (track.age > 0) {
+      missing.push_back(std::move(track));
     }
   }
 }
@@ -432,6 +463,7 @@ std::optional<Track> Tracker::State::start(const ImageView& image, const Detecti
   }
   track.id = missing[which].id;
   track.age = missing[which].age;
+  track.seen = missing[which].seen;
   track.known = missing[which].known;
   track.size = detection.roi.side;
   missing.erase(missing.begin() + static_cast<std::ptrdiff_t>(which));
@@ -456,9 +488,9 @@ std::vector<Found> Tracker::State::see(const ImageView& image, const std::vector
   return found;
 }
 
-std::vector<Found> Tracker::State::run(const ImageView& image) {
+std::vector<Found> Tracker::State::run(const ImageView& image, const std::vector<Track>& of) {
   std::vector<Roi> rois;
-  for (const Track& track : tracks) {
+  for (const Track& track : of) {
     rois.push_back(track.roi);
   }
   auto found = see(image, rois);
@@ -485,13 +517,7 @@ void Tracker::State::judge(const ImageView& image, std::vector<Found>& found, bo
     const Found& one = found[i];
     of_late[i] = tracks[i].recent.empty() ? 1.0 : product(tracks[i].recent, one.looks);
     of_all[i] = tracks[i].known.empty() ? 1.0 : product(tracks[i].known, one.looks);
-    int inside = 0;
-    for (std::size_t k = 0; k < landmark_count; ++k) {
-      const float x = one.raw.landmarks[3 * k], y = one.raw.landmarks[3 * k + 1];
-      inside += x >= 0 && x < static_cast<float>(image.width) && y >= 0 && y < static_cast<float>(image.height);
-    }
-    lost[i] = inside < inside_share * static_cast<double>(landmark_count) || one.next.side < smallest ||
-              is_off(one.raw.roi, one.next);
+    lost[i] = !holds(one, image);
   }
   for (std::size_t i = 0; i < count; ++i) {  // two tracks of one face: it is the one's whose looks it has
     for (std::size_t k = 0; k < i; ++k) {
@@ -522,8 +548,7 @@ void Tracker::State::judge(const ImageView& image, std::vector<Found>& found, bo
         track.recent.clear();
       }
     }
-    track.recent = track.recent.empty() ? found[i].looks : blend(track.recent, found[i].looks, 0.3);
-    track.known = track.known.empty() ? found[i].looks : blend(track.known, found[i].looks, 0.03);
+    remember(track, found[i].looks);
   }
   std::vector<Track> kept;
   std::vector<Found> kept_found;

@@ -77,6 +77,17 @@ def test_a_face_is_followed_through_a_whole_turn_by_one_detection(truth):
     assert np.degrees(turned[-1] - turned[0]) == pytest.approx(360, abs=6)
 
 
+@pytest.mark.parametrize("way", [(110, 30), (-50, 90)])
+def test_a_face_that_moves_on_while_frames_are_dropped_is_found_in_the_same_frame(reconstruct, truth, way):
+    tracker, there = Tracker(reconstruct, max_faces=2), np.array([250.0, 200.0])
+    for i in range(12):
+        center = there if i < 8 else there + way
+        frame, matrix = place(PHOTO, center, scale=0.6)
+        faces = tracker(frame, i / RATE + (0.3 if i >= 8 else 0))
+        assert [face.id for face in faces] == [0], i
+        assert nme(faces[0].raw.landmarks, truth, matrix) < 0.04
+
+
 def test_noise_moves_a_still_face_less_when_smoothed(reconstruct, truth):
     still, rng = place(PHOTO, (320, 240))[0], np.random.default_rng(0)
     tracker, smoothed, raw = Tracker(reconstruct, smoothing="still"), [], []

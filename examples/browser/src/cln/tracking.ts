@@ -108,12 +108,9 @@ export class Tracker {
     this.time = seconds;
     const cut = this.sceneChanged(image);
     this.missing = this.missing.filter((track) => seconds - track.seen <= this.patience);
-    await this.search(image, seconds);
-    const found = await this.run(
-      image,
-      this.tracks.map(({ roi }) => roi),
-    );
-    return this.finish(await this.judge(image, seconds, found, cut), step);
+    const seen = await this.run(image, this.tracks);
+    const found = await this.judge(image, seconds, seen, cut);
+    return this.finish(await this.search(image, seconds, found), step);
   }
 
   // Which faces are there
@@ -133,22 +130,37 @@ export class Tracker {
     return before?.length === this.sparse.length && dot(before, this.sparse) < T.cut;
   }
 
-  /** Looks for new and missing faces, where it is time to. */
-  private async search(image: Pixels, time: number): Promise<void> {
-    if (this.tracks.length >= this.maxFaces) return;
+  /**
+   * Looks for new and missing faces, where it is time to; what was `found`, and they.
+   *
+   * Comes last: a face that was lost in this frame, as where frames were dropped, may be found elsewhere in it.
+   */
+  private async search(image: Pixels, time: number, found: readonly Found[]): Promise<Found[]> {
+    const all = [...found];
+    if (this.tracks.length >= this.maxFaces) return all;
     const hurry = this.missing.some((track) => time - track.seen < T.later);
     const pause = this.tracks.length === 0 ? 0 : hurry ? T.missing : T.search;
-    if (time - this.searched < pause) return;
+    if (time - this.searched < pause) return all;
     const every = this.tracks.length === 0 && time - this.searchedAll >= T.search;
     this.searched = time;
     if (every) this.searchedAll = time;
-    const found = (await this.networks.detect(image, !every))
+    const fresh = (await this.networks.detect(image, !every))
       .map((detection) => ({ roi: roiFromDetection(detection), score: detection.score }))
-      .filter(({ roi }) => !this.tracks.some((track) => near(roi, track.roi)));
-    for (const { roi, score } of found.slice(0, this.maxFaces - this.tracks.length)) {
-      const track = this.start(image, roi, score, time);
-      if (track) this.tracks.push(track);
-    }
+      .filter(({ roi }) => !found.some(({ nextRoi }) => near(roi, nextRoi)))
+      .slice(0, this.maxFaces - this.tracks.length)
+      .flatMap(({ roi, score }) => this.start(image, roi, score, time) ?? []);
+    const seen = await this.run(image, fresh);
+    fresh.forEach((track, i) => {
+      if (holds(seen[i], image) && !all.some(({ nextRoi }) => near(seen[i].nextRoi, nextRoi))) {
+        remember(track, seen[i].looks);
+        track.seen = time;
+        this.tracks.push(track);
+        all.push(seen[i]);
+      } else if (track.age > 0) {
+        this.missing.push(track);
+      }
+    });
+    return all;
   }
 
   /** A new track, or the missing one that this is; none where that shows only in a moment. */
@@ -175,7 +187,7 @@ export class Tracker {
       roi,
       score,
       age: best?.age ?? 0,
-      seen: 0,
+      seen: best?.seen ?? 0,
       checked: time,
       doubts: 0,
       suspected: Number.NEGATIVE_INFINITY,
@@ -192,8 +204,11 @@ export class Tracker {
   // What the network says
 
   /** All faces in one call; those whose region was far off once more. */
-  private async run(image: Pixels, rois: readonly Roi[]): Promise<Found[]> {
-    const found = await this.see(image, rois);
+  private async run(image: Pixels, tracks: readonly Track[]): Promise<Found[]> {
+    const found = await this.see(
+      image,
+      tracks.map(({ roi }) => roi),
+    );
     const again = found.filter((one) => off(one.roi, one.nextRoi));
     if (again.length === 0) return found;
     const better = await this.see(
@@ -240,8 +255,7 @@ export class Tracker {
         lost[i] = !(await this.confirm(image, track, found[i].nextRoi, others, time, changed));
         if (changed) track.recent = undefined;
       }
-      track.recent = track.recent ? blend(track.recent, looks[i], 0.3) : looks[i];
-      track.known = track.known ? blend(track.known, looks[i], 0.03) : looks[i];
+      remember(track, looks[i]);
     }
     this.missing = this.missing.concat(this.tracks.filter((_, i) => lost[i]));
     this.tracks = this.tracks.filter((_, i) => !lost[i]);
@@ -323,6 +337,11 @@ function holds({ raw, roi, nextRoi }: Found, { width, height }: Pixels): boolean
     if (x >= 0 && x < width && y >= 0 && y < height) inside += 1;
   }
   return (3 * inside) / landmarks.length >= T.inside && nextRoi.side >= T.smallest && !off(roi, nextRoi);
+}
+
+function remember(track: Track, looks: Float64Array): void {
+  track.recent = track.recent ? blend(track.recent, looks, 0.3) : looks;
+  track.known = track.known ? blend(track.known, looks, 0.03) : looks;
 }
 
 /** As a vector of mean 0 and length 1 (0 where all are alike): products of two are correlations. */
