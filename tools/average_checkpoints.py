@@ -3,8 +3,8 @@
     python -m tools.average_checkpoints FIRST.pth … LAST.pth --out MEAN.pth
 
 Weights that one run made of another's lie in one valley, and their mean is often better than each, most of all on other
-data than they were trained on (Wortsman et al., "Model soups", ICML 2022). What the checkpoint says of its training is
-the last one's; the figures must be measured again.
+data than they were trained on (Wortsman et al., "Model soups", ICML 2022). The checkpoint says how each was trained; the
+figures must be measured again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """The mean of the checkpoints' weights; all else is the last one's, without its figures.
+    """The mean of the checkpoints' weights, with each one's record and command; without figures.
 
     Raises:
         MismatchError: They are of different networks, face models or whitenings.
@@ -59,7 +59,9 @@ def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
         else tensor
         for name, tensor in last.state_dict.items()
     }
-    return replace(last, state_dict=state, test={})
+    training = {"mean_of": [dict(one.training) for one in checkpoints]}
+    commands = "\n".join(dict.fromkeys(one.command for one in checkpoints))
+    return replace(last, state_dict=state, training=training, command=commands, test={})
 
 
 if __name__ == "__main__":

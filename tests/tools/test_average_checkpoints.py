@@ -23,7 +23,7 @@ def make(seed: int) -> Checkpoint:
     )  # fmt: skip
 
 
-def test_the_weights_are_the_mean_and_the_rest_is_the_last_one_s(tmp_path: Path) -> None:
+def test_the_weights_are_the_mean_and_each_run_s_record_stays(tmp_path: Path) -> None:
     checkpoints = [make(seed) for seed in range(3)]
     paths = [tmp_path / f"{number}.pth" for number in range(3)]
     for path, checkpoint in zip(paths, checkpoints, strict=True):
@@ -34,8 +34,11 @@ def test_the_weights_are_the_mean_and_the_rest_is_the_last_one_s(tmp_path: Path)
         parts = [checkpoint.state_dict[name] for checkpoint in checkpoints]
         if tensor.is_floating_point():
             torch.testing.assert_close(tensor, (parts[0] + parts[1] + parts[2]) / 3)
-    assert (mean.training, mean.test) == ({"steps": 2}, {})
-    assert mean.command == "train 2\npython -m tools.average_checkpoints 0.pth 1.pth 2.pth --out mean.pth"
+    assert (mean.training, mean.test) == ({"mean_of": [{"steps": seed} for seed in range(3)]}, {})
+    assert (
+        mean.command
+        == "train 0\ntrain 1\ntrain 2\npython -m tools.average_checkpoints 0.pth 1.pth 2.pth --out mean.pth"
+    )
 
 
 def test_other_networks_models_and_whitenings_are_not_averaged() -> None:
