@@ -266,8 +266,8 @@ class Tracker:
         track = max(candidates, key=lambda pair: pair[0])[1]
         self._missing.remove(track)
         return _Track(
-            id=track.id, roi=roi, score=detection.score, age=track.age, seen=track.seen, checked=time, known=track.known,
-            size=roi.side,
+            id=track.id, roi=roi, score=detection.score, age=track.age, seen=track.seen, checked=time,
+            known=track.known, size=roi.side,
         )  # fmt: skip
 
     @property

@@ -3,8 +3,8 @@
     python -m tools.average_checkpoints FIRST.pth … LAST.pth --out MEAN.pth
 
 Weights that one run made of another's lie in one valley, and their mean is often better than each, most of all on other
-data than they were trained on (Wortsman et al., "Model soups", ICML 2022). The checkpoint says how each was trained; the
-figures must be measured again.
+data than they were trained on (Wortsman et al., "Model soups", ICML 2022). The checkpoint says how each was trained;
+the figures must be measured again.
 """
 
 from __future__ import annotations
