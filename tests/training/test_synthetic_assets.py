@@ -11,6 +11,7 @@ import pytest
 
 from runtime.errors import FileFormatError
 from runtime.face_model import load_face_model
+from runtime.pose import decompose
 from training.data.samples import SyntheticSamples, factory_version
 from training.data.samples import main as fill_cache
 from training.synthetic import environments
@@ -205,7 +206,8 @@ def test_eyes_open_as_told_and_the_mouth_stays(head: Head) -> None:
 def test_eye_renders_have_the_truth_in_their_labels() -> None:
     model = load_face_model()
     ratios: dict[str, list[float]] = {name: [] for name in OPENINGS}
-    for sample, name in eye_renders(FaceFactory(size=48, seed=1), 6):
+    for sample, name in eye_renders(FaceFactory(size=48, seed=1), 6):  # picture 5 looks away from the camera
+        assert decompose(sample.params[:12])[1][2, 2] > 0
         points = model.at_landmarks(model.vertices(model.unposed(sample.params[12:])))
         tall = np.abs(points[[37, 38, 43, 44], 1] - points[[41, 40, 47, 46], 1]).mean()
         ratios[name].append(float(tall / np.abs(points[[39, 45], 0] - points[[36, 42], 0]).mean()))

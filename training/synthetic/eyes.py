@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.pose import decompose
 from training.synthetic.head import Head
 
 if TYPE_CHECKING:
@@ -43,8 +44,17 @@ def with_opening(head: Head, coefficients: FloatArray, opening: float) -> FloatA
 
 
 def eye_renders(factory: FaceFactory, count: int = 200, *, start: int = 0) -> Iterator[tuple[Sample, str]]:
-    """Renders with closed, half and open eyes in turn, nothing before them, each with its name in `OPENINGS`."""
+    """Renders with closed, half and open eyes in turn, nothing before them, each with its name in `OPENINGS`.
+
+    Heads that are turned past profile, of which the camera sees no eye, are passed over.
+    """
     names = list(OPENINGS)
-    for index in range(count):
-        name = names[index % len(names)]
-        yield factory.sample(start + index, opening=OPENINGS[name], clear=True), name
+    shown, index = 0, start
+    while shown < count:
+        name = names[shown % len(names)]
+        sample = factory.sample(index, opening=OPENINGS[name], clear=True)
+        index += 1
+        _, rotation, _ = decompose(sample.params[:12])
+        if rotation[2, 2] > 0:
+            shown += 1
+            yield sample, name
