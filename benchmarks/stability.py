@@ -2,7 +2,8 @@
 
 Parts (`--parts`, all by default):
 
-    still      a still head with camera noise: jitter, the mean second difference of the landmarks, % of face size
+    still      a still head with camera noise: jitter, the mean second difference of the landmarks, % of face size; with
+               --mediapipe, that of its 478 points in VIDEO mode, too
     moving     heads that turn, nod, shift and talk: error of smoothed over raw landmarks (% of face size) and lag, the
                shift in time by which the yaw fits the truth best, on a turn of 90 degrees a second there and back
     leakage    blinks and speech of a still head: the rotation that they add, degrees, 95th percentile
@@ -78,14 +79,21 @@ def _by_setting(
     return {name: list(_tracked(reconstruct, frames, max_faces=1, smoothing=name)) for name in SETTINGS}
 
 
-def still(studio: Studio, reconstruct: Reconstructor, seconds: float) -> Results:
+def still(studio: Studio, reconstruct: Reconstructor, seconds: float, mediapipe: Path | None) -> Results:
     """Jitter by setting."""
     jitter: dict[str, list[float]] = {name: [] for name in SETTINGS}
+    if mediapipe is not None:
+        jitter["mediapipe"] = []
     for index in _ACTORS[:4]:
         frames = list(studio.clip([Actor(index=index, act=lambda _: State(yaw=8, pitch=-4))], seconds, seed=index))
         for name, pairs in _by_setting(reconstruct, frames).items():
             points = np.array([faces[0].landmarks[:, :2] for _, faces in pairs[_WARM:] if faces])
             jitter[name].append(100 * second_difference(points) / _size(frames[0].faces[0].landmarks))
+        if mediapipe is not None:
+            with _mediapipe(mediapipe) as call:
+                seen = [faces[0] for faces in map(call, frames) if faces][_WARM:]
+            points = np.array([[(point.x * WIDTH, point.y * HEIGHT) for point in face] for face in seen])
+            jitter["mediapipe"].append(100 * second_difference(points) / _size(frames[0].faces[0].landmarks))
     return {f"jitter_{name}": float(np.mean(values)) for name, values in jitter.items()}
 
 
@@ -394,7 +402,7 @@ def _measure(options: argparse.Namespace) -> None:
     seconds = 2.0 if options.quick else 4.0
     with Reconstructor(options.engine, threads=options.threads) as reconstruct:
         work: dict[str, Callable[[], Results]] = {
-            "still": lambda: still(studio, reconstruct, seconds),
+            "still": lambda: still(studio, reconstruct, seconds, options.mediapipe),
             "moving": lambda: moving(studio, reconstruct, seconds),
             "leakage": lambda: leakage(studio, reconstruct, seconds),
             "ids": lambda: ids(studio, reconstruct, 6.0 if options.quick else 60.0),
