@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import accumulate
@@ -151,11 +151,12 @@ class Reconstructor(Closing):
         else:
             frame = image = as_bgr(image)
         rois, outlines, scores = self._regions(frame, boxes, getattr(image, "shape", None))
-        detected = set(range(len(rois))) if boxes is None else set()
-        params, rois, landmarks = self._look_again(
-            engine.run_frame(image, rois), rois, detected, lambda again: engine.run_frame(image, list(again.values()))
-        )
-        return self.faces(params, rois, outlines, scores, landmarks)
+        params = engine.run_frame(image, rois)
+        landmarks, better = self._seen(params, rois, boxes is None)
+        if better:
+            params = params.copy()
+            params[list(better)] = engine.run_frame(image, list(better.values()))
+        return self.faces(params, _replaced(rois, better), outlines, scores, None if better else landmarks)
 
     def run(self, image: Any, rois: Sequence[Roi]) -> NDArray[np.float32]:
         """Params (F, 12 + S + E) of regions of an image in host memory or on the GPU, in one call of the engine.
@@ -204,22 +205,25 @@ class Reconstructor(Closing):
         """
         if not prepared:
             return []
-        rois = [roi for p in prepared for roi in p.rois]
-        owners = [p.frame for p in prepared for _ in p.rois]
-        frames = {number: frame for number, frame in enumerate(owners) if frame is not None}
-
-        def cut_again(regions: dict[int, Roi]) -> NDArray[np.float32]:
-            size = self.engine.manifest.input_size
-            cut = [crop(frames[number], [roi], size) for number, roi in regions.items()]
-            return self._in_batches(cut, batch)
-
         params = self._in_batches([p.crops for p in prepared], batch)
-        params, rois, landmarks = self._look_again(params, rois, set(frames), cut_again)
         ends = accumulate(len(p.rois) for p in prepared)
         parts = [slice(end - len(p.rois), end) for end, p in zip(ends, prepared, strict=True)]
+        # Decoded image by image, and so alike to the last digit whatever other images are in the call.
+        seen = [self._seen(params[part], p.rois, p.frame is not None) for part, p in zip(parts, prepared, strict=True)]
+        size = self.engine.manifest.input_size
+        cut = [
+            crop(p.frame, list(better.values()), size)
+            for p, (_, better) in zip(prepared, seen, strict=True)
+            if better and p.frame is not None
+        ]
+        if cut:
+            params = params.copy()
+            params[[part.start + i for part, (_, better) in zip(parts, seen, strict=True) for i in better]] = (
+                self._in_batches(cut, batch)
+            )
         return [
-            self.faces(params[part], rois[part], p.boxes, p.scores, landmarks[part])
-            for part, p in zip(parts, prepared, strict=True)
+            self.faces(params[part], _replaced(p.rois, better), p.boxes, p.scores, None if better else landmarks)
+            for part, p, (landmarks, better) in zip(parts, prepared, seen, strict=True)
         ]
 
     def _in_batches(self, parts: Sequence[NDArray[np.uint8]], batch: int | None) -> NDArray[np.float32]:
@@ -229,25 +233,13 @@ class Reconstructor(Closing):
         params = [self.engine(crops[start : start + step]) for start in range(0, max(len(crops), 1), step)]
         return params[0] if len(params) == 1 else np.concatenate(params)
 
-    def _look_again(
-        self,
-        params: NDArray[np.float32],
-        rois: list[Roi],
-        detected: set[int],
-        look: Callable[[dict[int, Roi]], NDArray[np.float32]],
-    ) -> tuple[NDArray[np.float32], list[Roi], NDArray[np.float32]]:
-        """Params, regions and landmarks, those of detected faces whose region was off from what `look` says now."""
+    def _seen(
+        self, params: NDArray[np.float32], rois: Sequence[Roi], detected: bool
+    ) -> tuple[NDArray[np.float32], dict[int, Roi]]:
+        """Landmarks of faces, and the regions to look at again, by the faces' numbers, if these were `detected`."""
         size = self.engine.manifest.input_size
         landmarks = self.landmarks(params, *maps(rois, size))
-        again = second_rois(params, landmarks, rois, size) if detected else {}
-        again = {number: roi for number, roi in again.items() if number in detected}
-        if again:
-            numbers, better = list(again), list(again.values())
-            params = params.copy()
-            params[numbers] = look(again)
-            landmarks[numbers] = self.landmarks(params[numbers], *maps(better, size))
-            rois = [again.get(number, roi) for number, roi in enumerate(rois)]
-        return params, rois, landmarks
+        return landmarks, second_rois(params, landmarks, rois, size) if detected else {}
 
     @property
     def detector(self) -> FaceDetector:
@@ -274,6 +266,10 @@ class Reconstructor(Closing):
     def close(self) -> None:
         """Frees the engine, if it was loaded here: one that was handed over is its owner's to close."""
         self._owned.close()
+
+
+def _replaced(rois: Sequence[Roi], better: Mapping[int, Roi]) -> list[Roi]:
+    return [better.get(number, roi) for number, roi in enumerate(rois)]
 
 
 def _rows(boxes: Any) -> list[Any]:
