@@ -114,11 +114,11 @@ def test_poses_cover_the_range(samples: list[Sample]) -> None:
 def test_heads_in_profile_nod_and_hardly_tilt() -> None:
     rng = np.random.default_rng(0)
     rotations = np.stack([cameras.random_rotation(rng) for _ in range(2000)])
-    profile = rotations[np.abs(rotations[:, 2, 0]) > np.sin(np.radians(75))]  # the ears' axis towards the camera
+    profile = rotations[np.abs(rotations[:, 2, 2]) < np.sin(np.radians(10))]  # noses in the picture's plane
     tilt = np.degrees(np.arcsin(profile[:, 2, 1]))  # the top of the head towards the camera or away from it
     nod = np.degrees(np.arctan2(profile[:, 0, 1], profile[:, 1, 1]))  # in the picture's plane
     assert len(profile) > 150
-    assert tilt.std() < 10 < nod.std()
+    assert 1.4 * tilt.std() < nod.std()
     past = rotations[:, 2, 2] < -np.sin(np.radians(10))  # turned beyond profile: the middle of the face looks away
     assert 0.01 < past.mean() < 0.08
 
