@@ -61,7 +61,7 @@ _TILTED = 20.0  # degrees: faces that seem turned by more in their view are look
 _UPRIGHT = 8.0  # degrees: near enough
 _TURNS = 3  # such looks at most
 # What a picture turned by quarters shows, where the upright one showed nothing, must be surer by this: of such finds on
-# renders, 13 of 23 were wrong below a score of 0.65, and 11 of 34 above.
+# renders, 12 of 22 were wrong below a score of 0.65, and 11 of 34 above.
 _TURNED_SURER = 0.05
 
 Points = NDArray[np.float64]  # (n, 8, 2): top-left and bottom-right corner of each box, then its six keypoints
