@@ -36,10 +36,10 @@ def is_off(roi: Roi, better: Roi, *, way: float, turn: float) -> bool:
     return moved > way * roi.side or grown > 2 * way or abs(angle_between(better.angle, roi.angle)) > turn
 
 
-def second_rois(
+def asked_rois(
     params: NDArray[np.float32], landmarks: NDArray[np.float32], rois: Sequence[Roi], size: int
-) -> dict[int, Roi]:
-    """Where to look again: of the regions that were off, by their number, the better ones.
+) -> list[Roi]:
+    """`own_rois` of what the network said.
 
     Args:
         params: (F, 12 + S + E), in the frames of the regions' crops.
@@ -47,9 +47,14 @@ def second_rois(
         rois: The F regions.
         size: Side of the crops.
     """
+    return own_rois(place(params, *maps(rois, size), shape_count=0).rotation, landmarks, rois)
+
+
+def second_rois(
+    params: NDArray[np.float32], landmarks: NDArray[np.float32], rois: Sequence[Roi], size: int
+) -> dict[int, Roi]:
+    """Where to look again: of the regions that were off, by their number, the better ones (see `asked_rois`)."""
     if not rois:
         return {}
-    rotations = place(params, *maps(rois, size), shape_count=0).rotation
-    better = own_rois(rotations, landmarks, rois)
-    pairs = enumerate(zip(rois, better, strict=True))
+    pairs = enumerate(zip(rois, asked_rois(params, landmarks, rois, size), strict=True))
     return {i: on_grid(own) for i, (roi, own) in pairs if is_off(roi, own, way=_WAY, turn=_TURN)}

@@ -17,9 +17,8 @@ from tqdm import tqdm
 
 from runtime.detection import FaceDetector, roi_from_detection
 from runtime.errors import InvalidInputError
-from runtime.face_model import LANDMARKS, POSE_SIZE, FaceModel
-from runtime.pose import decompose
-from runtime.regions import own_rois, second_rois
+from runtime.face_model import LANDMARKS, FaceModel
+from runtime.regions import asked_rois, second_rois
 from runtime.roi import Roi, crop
 from training.data.aflw2000 import AnnotatedFace
 from training.data.landmarks import PointFace, Scheme
@@ -59,7 +58,7 @@ class Study:
     first_look: Errors | None = None
     """The same without the second look."""
     second_pass: Errors | None = None
-    """With regions from the first pass's landmarks, that of the labels' regions."""
+    """With regions as a tracker has them: around the landmarks found in the labels' regions, turned as the head is."""
 
     @property
     def found(self) -> NDArray[np.bool_]:
@@ -142,7 +141,7 @@ def view_faces(
             first_look = run(found)
             first_looks.append(first_look[1])
             detected.append(_looked_again(run, *first_look, found, size))
-            second.append(run(regions_of(params, landmarks, regions))[1])
+            second.append(run(asked_rois(params, landmarks, regions, size))[1])
     params = np.concatenate(rows)
     return Views(
         params=params,
@@ -152,14 +151,6 @@ def view_faces(
         first_look=np.concatenate(first_looks) if first_looks else None,
         second_pass=np.concatenate(second) if second else None,
     )
-
-
-def regions_of(params: NDArray[np.float32], landmarks: NDArray[np.float32], rois: Sequence[Roi]) -> list[Roi]:
-    """The regions of a second pass, as a tracker has them: around the landmarks (B, 68, 3), turned as the head is.
-
-    `params` (B, 62) are those of the upright regions `rois`.
-    """
-    return own_rois(np.stack([decompose(row)[1] for row in params[:, :POSE_SIZE]]), landmarks, rois)
 
 
 def _looked_again(

@@ -8,10 +8,10 @@ import { onGrid, type Roi, roiFromLandmarks } from "./roi";
 
 const { way: WAY, turn: TURN } = constants.regions;
 
-/** The region that a face's landmarks give, turned as its head is; of one seen from far above or below, as `roi` is. */
-export function ownRoi(face: Face, roi: Roi): Roi {
+/** The region that a face's landmarks give, turned as its head is; of one seen from far above or below, as its own. */
+export function ownRoi(face: Face): Roi {
   const [x, y] = [face.pose.rotation[1], face.pose.rotation[4]];
-  const angle = Math.hypot(x, y) > constants.pose.seenUpright ? (Math.atan2(x, y) * 180) / Math.PI : roi.angle;
+  const angle = Math.hypot(x, y) > constants.pose.seenUpright ? (Math.atan2(x, y) * 180) / Math.PI : face.roi.angle;
   return roiFromLandmarks(face.landmarks, angle);
 }
 
@@ -29,6 +29,6 @@ export function angleBetween(angle: number, other: number): number {
 
 /** Where to look again at a face of a photograph, if its region was off. */
 export function secondRoi(face: Face): Roi | undefined {
-  const better = ownRoi(face, face.roi);
+  const better = ownRoi(face);
   return isOff(face.roi, better, WAY, TURN) ? onGrid(better) : undefined;
 }

@@ -226,7 +226,7 @@ export class Tracker {
     return rois.map((roi, i) => {
       const raw = this.networks.face(params[i], roi);
       const looks = looksOf(crops.subarray(i * length, (i + 1) * length), size);
-      return { roi, params: params[i], raw, nextRoi: ownRoi(raw, roi), looks };
+      return { roi, params: params[i], raw, nextRoi: ownRoi(raw), looks };
     });
   }
 
