@@ -258,7 +258,8 @@ def _poses(reconstruct: Reconstructor, count: int, seed: int, assets: Path | Non
     factory = module.FaceFactory(size=_SIZE, margin=1.35, seed=seed, assets=assets)
     model = reconstruct.face_model
     rng = np.random.default_rng(0)
-    drawn = module.random_distance
+    drawn = module.random_distance, module.random_turn
+    module.random_turn = lambda own: np.eye(3, dtype=np.float32)  # the turned camera is made here, from the picture
     module.random_distance = lambda own: float(320 * (2000 / 320) ** own.random())  # never orthographic
     errors: dict[str, list[tuple[float, float]]] = {"centred": [], "off-centre": []}
     turns: list[NDArray[np.float64]] = []  # how far they are off, about the head's own axes
@@ -286,7 +287,7 @@ def _poses(reconstruct: Reconstructor, count: int, seed: int, assets: Path | Non
                 if not degrees:
                     own.append(float(geodesic(face.pose.rotation, decompose(sample.params[:12])[1])))
     finally:
-        module.random_distance = drawn
+        module.random_distance, module.random_turn = drawn
     both = np.median(np.array(errors["centred"] + errors["off-centre"]), axis=0)
     centred, aside = (np.median(np.array(errors[where]), axis=0) for where in ("centred", "off-centre"))
     figures = {

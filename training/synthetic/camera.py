@@ -20,6 +20,7 @@ from training.synthetic.noise import chance, uniform
 FloatArray = NDArray[np.float32]
 
 _NEAREST, _FARTHEST = 320.0, 2500.0  # mm from the lens to the middle of the face
+_ASIDE, _FARTHEST_ASIDE = (11.0, 8.0), 32.0  # degrees off the camera's axis: deviation across and up, and the limit
 _FIT_STEPS = 4
 # Standard deviation and limit, degrees, of: the camera above or below the face; the nod; the head's lean to a shoulder.
 _TURNS = ((6.5, 45.0), (9.5, 45.0), (6.0, 30.0))
@@ -31,8 +32,9 @@ _PROFILE, _PAST_PROFILE, _PAST_SHARE = 95.0, 125.0, 0.05  # degrees of yaw, and 
 class Camera:
     """Projection of model points. `distance` in mm, infinite if orthographic; `pose` (3, 4) is the label's P."""
 
-    rotation: FloatArray  # (3, 3) model to camera frame (x right, y up, z towards the camera)
+    rotation: FloatArray  # (3, 3) model to the frame of the line of sight (x right, y up, z towards the camera)
     distance: float
+    turn: FloatArray  # (3, 3) how the camera is turned away from the face: that frame to its own, z forward in both
     scale: float  # pixels per mm at the model's origin
     offset: FloatArray  # (2,) the origin's pixel
     pose: FloatArray
@@ -45,10 +47,8 @@ class Camera:
     def project(self, points: FloatArray) -> FloatArray:
         """(N, 3) model points to crop pixels x, y (down) and a depth in mm (bigger = nearer)."""
         seen = points @ self.rotation.T
-        nearness = self.scale / (1.0 - seen[:, 2] / self.distance)
-        return np.stack(
-            [seen[:, 0] * nearness + self.offset[0], self.offset[1] - seen[:, 1] * nearness, seen[:, 2]], axis=1
-        ).astype(np.float32)
+        plane = _image_plane(seen, self.distance, self.turn) * [self.scale, -self.scale] + self.offset
+        return np.column_stack([plane, seen[:, 2]]).astype(np.float32)
 
 
 def random_rotation(rng: np.random.Generator) -> FloatArray:
@@ -78,8 +78,25 @@ def random_distance(rng: np.random.Generator) -> float:
     return float("inf") if chance(rng, 0.33) else _NEAREST * (_FARTHEST / _NEAREST) ** float(rng.random() ** 0.7)
 
 
+def random_turn(rng: np.random.Generator) -> FloatArray:
+    """How a camera (3, 3) is turned away from a face: few faces stand in the middle of the whole photograph.
+
+    Off the axis a lens draws a head longer towards the picture's edge, and looks past its near side.
+    """
+    aside = rng.normal(0, _ASIDE)
+    aside *= min(1.0, _FARTHEST_ASIDE / float(np.linalg.norm(aside)))
+    return euler_to_rotation(float(aside[0]), float(aside[1]), 0).astype(np.float32)
+
+
 def frame(
-    rotation: FloatArray, distance: float, landmarks: FloatArray, others: FloatArray, *, size: int, margin: float
+    rotation: FloatArray,
+    distance: float,
+    turn: FloatArray,
+    landmarks: FloatArray,
+    others: FloatArray,
+    *,
+    size: int,
+    margin: float,
 ) -> Camera:
     """Places the camera so that the label's landmark box fills the central 1 / margin of a picture of `size` pixels.
 
@@ -89,9 +106,7 @@ def frame(
     if np.isfinite(distance):
         points = np.concatenate([landmarks, others]).astype(np.float64)
         seen = points @ rotation.T.astype(np.float64)
-        fit_scale, fit_rotation, fit_shift = fit_orthographic(
-            points, seen[:, :2] / (1 - seen[:, 2:] / distance), rotation
-        )
+        fit_scale, fit_rotation, fit_shift = fit_orthographic(points, _image_plane(seen, distance, turn), rotation)
     box = (fit_scale * landmarks @ fit_rotation[:2].T + fit_shift) * [1.0, -1.0]  # (68, 2) mm, y down
     low, high = box.min(axis=0), box.max(axis=0)
     scale = size / (margin * np.sqrt(2.0) * float((high - low).max()))
@@ -102,10 +117,19 @@ def frame(
     return Camera(
         rotation=rotation,
         distance=distance,
+        turn=turn,
         scale=float(scale),
         offset=offset.astype(np.float32),
         pose=pose.astype(np.float32),
     )
+
+
+def _image_plane(seen: NDArray[np.floating], distance: float, turn: FloatArray) -> NDArray[np.float64]:
+    """Points (N, 3) in the frame of the line of sight to the image (N, 2): mm about where the head's origin is seen."""
+    if not np.isfinite(distance):
+        return seen[:, :2].astype(np.float64)
+    rays = (seen * [1.0, 1.0, -1.0] / distance + [0.0, 0.0, 1.0]) @ turn.T.astype(np.float64)
+    return np.asarray(distance * (rays[:, :2] / rays[:, 2:] - turn[:2, 2] / turn[2, 2]), dtype=np.float64)
 
 
 def fit_orthographic(

@@ -19,7 +19,7 @@ from runtime.face_model import load_face_model
 from training.synthetic import accessories, materials, shading
 from training.synthetic.appearance import expression_cues, random_complexion, random_gaze, random_paint, textured
 from training.synthetic.backgrounds import Backgrounds
-from training.synthetic.camera import Camera, frame, random_distance, random_rotation
+from training.synthetic.camera import Camera, frame, random_distance, random_rotation, random_turn
 from training.synthetic.dressing import Dressed, dress
 from training.synthetic.environments import look_into
 from training.synthetic.eyes import with_opening
@@ -39,7 +39,7 @@ FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 15
+FACTORY_VERSION = 16
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 2.0
@@ -151,7 +151,8 @@ class FaceFactory:
         rotation = drawn if given is None else given.astype(np.float32)
         vertices = _turn_shoulders(vertices, self._head.body, rotation, uniform(rng, 0, 0.8))
         camera = frame(
-            rotation, random_distance(rng), self._face_model.at_landmarks(vertices[self._head.face_vertices]),
+            rotation, random_distance(rng), random_turn(rng),
+            self._face_model.at_landmarks(vertices[self._head.face_vertices]),
             vertices[self._head.face_vertices[::_FIT_STRIDE]], size=self.size, margin=self.margin,
         )  # fmt: skip
         return _Subject(
