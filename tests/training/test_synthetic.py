@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from runtime.camera import Camera
 from runtime.face_model import load_face_model
 from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
 from training.synthetic import camera as cameras
@@ -121,6 +122,21 @@ def test_heads_in_profile_nod_and_hardly_tilt() -> None:
     assert 1.4 * tilt.std() < nod.std()
     past = rotations[:, 2, 2] < -np.sin(np.radians(10))  # turned beyond profile: the middle of the face looks away
     assert 0.01 < past.mean() < 0.08
+
+
+def test_faces_off_the_cameras_axis_are_seen_as_a_lens_sees_them() -> None:
+    rng = np.random.default_rng(0)
+    turns = [cameras.random_turn(rng) for _ in range(2000)]
+    away = np.degrees(np.arccos([turn[2, 2] for turn in turns]))
+    assert 8 < np.median(away) < 16 and 24 < away.max() < 33  # most photographs are not wider than 65 degrees
+    points = rng.normal(0, 50, (80, 3)).astype(np.float32)
+    rotation, turn = cameras.random_rotation(rng), turns[int(np.argmax(away))]
+    camera = cameras.frame(rotation, 500.0, turn, points[:68], points[68:], size=SIZE, margin=MARGIN)
+    focal = camera.scale * camera.distance
+    center = camera.offset - focal * turn[:2, 2] / turn[2, 2] * [1, -1]
+    lens = Camera(focal, focal, *center)  # turned away from the head, which stands before it unturned
+    heads = (points @ rotation.T * [1, 1, -1] + [0, 0, camera.distance]) @ turn.T * [1, -1, 1]
+    np.testing.assert_allclose(camera.project(points)[:, :2], lens.project(heads), atol=1e-3)
 
 
 def test_expressions_open_mouths_and_close_eyes(samples: list[Sample], head: Head) -> None:
