@@ -22,6 +22,7 @@ from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
 from runtime.command import Exit, command
+from runtime.errors import InvalidInputError
 from runtime.face_model import load_face_model
 from training.crops import aligned_crops
 from training.data.samples import HELD_OUT_SEED, image_size
@@ -43,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=200, help="renders (default: 200)")
     parser.add_argument("--assets", type=Path, help="folder of CC0 assets to render with")
     options = parser.parse_args(arguments)
+    if options.count < 3:
+        raise InvalidInputError(f"--count: expected at least 3, got {options.count}")
     face_model = load_face_model()
     predict, size = load_predictor(options.model, face_model)
     factory = FaceFactory(size=image_size(size), seed=HELD_OUT_SEED, assets=options.assets)

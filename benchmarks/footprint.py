@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.command import command, print_error
-
 FACES, SETTLED = 1000, 100  # faces in all; those after which growth counts
 _STATM = Path("/proc/self/statm")
 
@@ -45,14 +43,14 @@ def footprint(engine: Path, *, threads: int = 1, faces: int = FACES) -> Footprin
 
 
 def measure(engine: Path, threads: int, faces: int) -> Footprint:
-    """Measures in this process, which must not have imported `runtime` before."""
+    """Measures in this process, which must not have imported `runtime`, or what it imports, before."""
+    started = time.perf_counter()
     import numpy as np
+
+    from runtime import Reconstructor
 
     frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     boxes = [(200.0, 100.0, 200.0, 240.0)]
-    started = time.perf_counter()
-    from runtime import Reconstructor
-
     reconstruct = Reconstructor(engine, threads=threads)
     reconstruct(frame, boxes)
     first = time.perf_counter() - started
@@ -73,13 +71,20 @@ def resident_mb() -> float | None:
     return round(int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6, 3)
 
 
-@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    if options.child:
+    if options.child:  # nothing of `runtime` before its clock starts
         print(json.dumps(vars(measure(options.engine[0], options.threads, options.faces))))
         return 0
+    from runtime.command import command
+
+    return command()(_report)(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from runtime.command import print_error
+
     try:
         for engine in options.engine:
             result = footprint(engine, threads=options.threads, faces=options.faces)

@@ -14,7 +14,8 @@ from runtime.files import write_atomically
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
-    lines = [f"| {' | '.join(cells)} |" for cells in (columns, *rows)]
+    escaped = [[cell.replace("|", "\\|") for cell in cells] for cells in (columns, *rows)]
+    lines = [f"| {' | '.join(cells)} |" for cells in escaped]
     return "\n".join([lines[0], "| --- " * len(columns) + "|", *lines[1:]])
 
 

@@ -1,7 +1,7 @@
 """What results cost, and how right they are: one row for each thing that people take away.
 
     python -m benchmarks.outputs --json outputs.json
-    git worktree add out/old 70ba55c && python -m benchmarks.outputs --old out/old
+    git worktree add out/old COMMIT && python -m benchmarks.outputs --old out/old
     python -m benchmarks.outputs --rounds 0 --faces 0 --assets DIR [--seed 21]        metric pose alone
 
 Everything is made here: a folder of photographs with several faces each (from the sample photograph), rendered heads
@@ -34,6 +34,7 @@ from runtime.batches import FOLDER_BATCH, Run, process
 from runtime.camera import Camera
 from runtime.command import Exit, command
 from runtime.engines.onnx import default_threads
+from runtime.errors import InvalidInputError
 from runtime.gltf import to_glb
 from runtime.items import Item, with_stems
 from runtime.maps import depth_map, normal_map
@@ -55,7 +56,9 @@ _TRUTH = 0.5  # mm: a point of a render is hidden where its head lies farther be
 @command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.outputs", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.outputs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="of each timing; 0: none (default: 5)")
     parser.add_argument("--photos", type=int, default=30, help="in the folder (default: 30)")
     parser.add_argument("--faces", type=int, default=1000, help="rendered for visibility (default: 1000)")
@@ -65,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--old", type=Path, metavar="DIR", help="another checkout, whose command takes turns with ours")
     add_outputs(parser)
     options = parser.parse_args(arguments)
+    if options.poses == 1 or min(options.poses, options.rounds, options.faces) < 0:
+        raise InvalidInputError(
+            "expected --rounds and --faces of at least 0, and --poses of 0 or at least 2, got others"
+        )
     with Reconstructor(threads=default_threads(spare=1)) as reconstruct:  # as the command has it for folders
         figures: dict[str, Any] = {"device": device(), "versions": versions(), "compiled": compiled.cln_cpp is not None}
         if options.rounds:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from runtime import Reconstructor
 from runtime.command import Exit, command
+from runtime.errors import InvalidInputError
 from runtime.pose import decompose, rotation_to_euler
 from runtime.roi import Roi, crop
 from training.synthetic.factory import FaceFactory
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--assets", type=Path, help="folder of CC0 assets to render with")
     parser.add_argument("--engine", type=Path, help=".onnx or .engine file (default: the bundled network)")
     options = parser.parse_args(arguments)
+    if options.count < 1:
+        raise InvalidInputError(f"--count: expected at least 1, got {options.count}")
     with Reconstructor(options.engine) as reconstruct:
         factory = FaceFactory(size=SIZE, margin=MARGIN, seed=SEED, assets=options.assets)
         rows = np.array(list(errors(reconstruct, factory, options.count)))  # (N, 1 + 4 + 4)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import math
 import os
 import subprocess
 import sys
@@ -69,7 +70,8 @@ class Load:
 
 def measured(load: str, waits: Sequence[float], seconds: float, **fields: Any) -> Load:
     """Percentiles of waiting times, in seconds."""
-    p50, p95, p99 = (round(float(v) * 1e3, 3) for v in np.percentile(waits, (50, 95, 99)))
+    parts = np.percentile(waits, (50, 95, 99)) if len(waits) else [math.nan] * 3  # none was answered
+    p50, p95, p99 = (round(float(v) * 1e3, 3) for v in parts)
     return Load(load=load, rate=round(len(waits) / seconds, 2), p50_ms=p50, p95_ms=p95, p99_ms=p99, **fields)
 
 

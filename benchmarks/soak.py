@@ -141,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         while time.perf_counter() - started < 60 * options.minutes:
             one_round(reconstruct, Path(folder))
             points.append(measure(started))
+    if not points:
+        raise InvalidInputError(f"--minutes: expected more than 0, got {options.minutes:g}")
     plot(points, options.out)
     last, middle = points[-1], points[len(points) // 2]
     print(

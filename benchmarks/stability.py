@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.clips import HEIGHT, WIDTH, Actor, Frame, State, Studio
+from benchmarks.footprint import resident_mb
 from benchmarks.machine import device, versions
 from benchmarks.output import add_outputs, number, publish, run, table
 from runtime import InvalidInputError, Reconstructor, read_image
@@ -384,20 +385,19 @@ def memory(studio: Studio, reconstruct: Reconstructor, minutes: float) -> Result
                 tracker(frame.image, (start + frame.index) / 30)
                 done += 1
                 if done == 1800:
-                    first = _resident()
-            last = _resident()
+                    first = resident_mb() or 0.0
+            last = resident_mb() or 0.0
     return {"memory_growth_mb": last - first, "memory_frames": done}
-
-
-def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
 
 
 def _measure(options: argparse.Namespace) -> None:
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         raise InvalidInputError(f"--parts: expected {', '.join(PARTS)}, got {', '.join(sorted(unknown))}")
+    if options.hour is not None and options.hour <= 1:
+        raise InvalidInputError(
+            f"--hour: expected more than the minute that growth is counted from, got {options.hour:g}"
+        )
     studio, results = Studio(), {}
     seconds = 2.0 if options.quick else 4.0
     with Reconstructor(options.engine, threads=options.threads) as reconstruct:

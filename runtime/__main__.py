@@ -26,9 +26,13 @@ from runtime.engines.onnx import default_threads
 from runtime.items import Item, Work, check_names, collect, with_stems
 from runtime.results import Results
 from runtime.savers import DEFAULT_PARTS, DEFAULT_SAVERS, SAVERS, check_draw, check_savers
+from runtime.smoothing import SETTINGS
 
 _LINES = 20  # items up to which each has its own line
 _BAR = 30  # characters
+_BOXES = (
+    'face boxes instead of detection: [[x, y, w, h], …] of one photo, or {"file name": [[x, y, w, h], …], …}; pixels'
+)
 
 
 @command(interrupted="finished photographs are kept; the same command goes on from there")
@@ -40,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _show_camera(options, video)
     if options.out is None or not options.inputs:
         raise InvalidInputError("expected photographs or videos and --out DIR, or --camera 0; see --help")
+    if options.smoothing not in SETTINGS:
+        names = ", ".join(SETTINGS)
+        raise InvalidInputError(f"--smoothing: expected one of {names}, got '{options.smoothing}'")
+    if options.max_faces < 1:
+        raise InvalidInputError(f"--max-faces: expected at least 1, got {options.max_faces}")
     if options.batch is not None and options.batch < 1:
         raise InvalidInputError(f"--batch: expected at least 1, got {options.batch}")
     if options.rate is not None and not options.sequence:
@@ -135,8 +144,7 @@ def _describe(outcome: Outcome, out: Path, savers: Sequence[str]) -> str:
     if not faces:
         return f"{outcome.photo}: no face found; {wrote} (give boxes with --boxes to skip detection)"
     angles = "; ".join(f"yaw {f.pose.yaw:+.0f}° pitch {f.pose.pitch:+.0f}° roll {f.pose.roll:+.0f}°" for f in faces)
-    count = f"{len(faces)} face{'s' * (len(faces) > 1)}"
-    return f"{outcome.photo}: {count} ({angles}); {wrote}"
+    return f"{outcome.photo}: {_counted(len(faces), 'face')} ({angles}); {wrote}"
 
 
 def _tell_sum(outcomes: Iterable[Outcome], total: int, work: Work) -> int:
@@ -145,25 +153,30 @@ def _tell_sum(outcomes: Iterable[Outcome], total: int, work: Work) -> int:
     faces, empty, finished = 0, 0, 0
     skipped: list[str] = []
     notes: list[str] = []
+    videos: list[str] = []
     for done, outcome in enumerate(outcomes, start=1):
         faces += len(outcome.faces)
         finished += outcome.finished
-        empty += outcome.error is None and not outcome.finished and not outcome.faces
+        empty += outcome.error is None and not outcome.finished and outcome.summary is None and not outcome.faces
         notes += [f"{outcome.photo}: {note}" for note in outcome.notes]
         if outcome.error is not None:
             skipped.append(outcome.error)
+        elif outcome.summary is not None:
+            videos.append(f"{outcome.photo}: {outcome.summary}")
         if sys.stderr.isatty():
             rate = faces / (time.perf_counter() - started)
             bar = ("#" * (_BAR * done // total)).ljust(_BAR, ".")
-            print(f"\r[{bar}] {done}/{total} photos, {faces} faces, {rate:.1f} faces/s", end="", file=sys.stderr)
+            print(f"\r[{bar}] {done}/{total} files, {faces} faces, {rate:.1f} faces/s", end="", file=sys.stderr)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     seconds = time.perf_counter() - started
     print(
-        f"{faces} faces in {total} photos, {faces / seconds:.1f} faces/s over {seconds:.1f} s; "
+        f"{_counted(faces, 'face')} in {_counted(total, 'file')}, {faces / seconds:.1f} faces/s over {seconds:.1f} s; "
         f"{f'{finished} finished before, ' if finished else ''}{_left_alone(work.left_alone)}"
         f"{empty} without a face, {len(skipped)} skipped"
     )
+    for video in videos:
+        print(video)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
     for error in skipped:
@@ -171,11 +184,15 @@ def _tell_sum(outcomes: Iterable[Outcome], total: int, work: Work) -> int:
     return exit_status(skipped=len(skipped), total=total)
 
 
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}{'s' * (count != 1)}"
+
+
 def _left_alone(kinds: Counter[str]) -> str:
     if not kinds:
         return ""
     listed = ", ".join(f"{count} {suffix}" for suffix, count in kinds.most_common(5))
-    return f"{kinds.total()} other file{'s' * (kinds.total() > 1)} left alone ({listed}), "
+    return f"{_counted(kinds.total(), 'other file')} left alone ({listed}), "
 
 
 def _read_boxes(path: Path, items: Sequence[Item]) -> dict[Path, Any]:
@@ -194,6 +211,7 @@ def _read_boxes(path: Path, items: Sequence[Item]) -> dict[Path, Any]:
                 f"{path}: a list of boxes is for one photo, got {len(items)} photos; "
                 'use {"file name": [[x, y, w, h], …]}'
             )
+        _expect_photograph(items[0], path)
         return {items[0].path: values}
     if not isinstance(values, dict) or not all(isinstance(v, list) for v in values.values()):
         raise FileFormatError(f'{path}: expected [[x, y, w, h], …] or {{"file name": [[x, y, w, h], …]}}')
@@ -202,8 +220,16 @@ def _read_boxes(path: Path, items: Sequence[Item]) -> dict[Path, Any]:
     for name, item in found.items():
         if item.path in boxes:
             raise InvalidInputError(f"{path}: expected each photograph once, got {item.path} again as '{name}'")
+        _expect_photograph(item, path)
         boxes[item.path] = values[name]
     return boxes
+
+
+def _expect_photograph(item: Item, boxes: Path) -> None:
+    if item.is_video:
+        raise InvalidInputError(
+            f"{boxes}: expected boxes of photographs, got some of a video, {item.path}, which is tracked"
+        )
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -222,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="DIR", help="folder for the results")
     add("--engine", type=Path, metavar="PATH", help=".onnx or .engine file (default: the bundled network)")
     add("--face-model", type=Path, metavar="FILE", help="face model (default: the bundled one)")
-    add("--boxes", type=Path, metavar="FILE.json", help="face boxes instead of detection")
+    add("--boxes", type=Path, metavar="FILE.json", help=_BOXES)
     add("--save", default=",".join(DEFAULT_SAVERS), metavar="KINDS", help=f"what to write: {kinds}")
     add("--draw", default=",".join(DEFAULT_PARTS), metavar="PARTS", help=f"of the picture: some of {','.join(DRAWERS)}")
     add("--again", action="store_true", help="do photographs again that are finished")

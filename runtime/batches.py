@@ -88,8 +88,8 @@ class Run:
         values = {
             "version": RESULTS_VERSION,
             "engine": self.reconstruct.engine.manifest.to_json(),
-            "savers": list(self.savers),
-            "parts": list(self.parts),
+            "savers": None if item.is_video else list(self.savers),
+            "parts": None if item.is_video else list(self.parts),
             "boxes": self.boxes.get(item.path),
             "video": dict(self.video) if item.is_video else None,
             **self.settings,
@@ -124,12 +124,13 @@ def _video(run: Run, item: Item) -> Outcome:
         with run.results.stage() as folder:
             with run.results.room_for_a_line():
                 told = track_file(run.reconstruct, item.path, folder, stem=item.stem, progress=progress, **run.video)
+            cut = told.error and told.error.replace(os.fspath(folder), os.fspath(run.results.folder))
             made = settings if told.error is None else ""
             run.results.save(item.stem, item.path, content, made, partial(_move, folder, item.stem))
     except Exception as error:
         return Outcome(photo=item.path, error=_why(item, error))
-    summary = f"{told.frames} frames, {told.people} people, {told.faces} faces"
-    cut = told.error
+    people = "1 person" if told.people == 1 else f"{told.people} people"
+    summary = f"{told.frames} frames, {people}, {told.faces} faces"
     if cut is not None:
         cut = f"{cut if str(item.path) in cut else f'{item.path}: {cut}'} ({summary})"
     return Outcome(photo=item.path, stem=item.stem, summary=summary, error=cut)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from runtime.errors import InvalidInputError
+from runtime.face_model import LANDMARKS
 from runtime.pose import rotation_to_euler
 
 if TYPE_CHECKING:
@@ -172,8 +173,13 @@ def _size(face: Face, scale_mm: float, between: tuple[Sequence[int], Sequence[in
     """True millimetres per millimetre of the model."""
     if not (isinstance(scale_mm, int | float | np.number) and 0 < scale_mm < math.inf):
         raise InvalidInputError(f"scale_mm: expected a distance above 0 in millimetres, got {scale_mm!r}")
+    if not all(len(numbers) and all(0 <= number < LANDMARKS for number in numbers) for numbers in between):
+        raise InvalidInputError(f"between: expected two lists of landmark numbers below {LANDMARKS}, got {between}")
     first, second = (face.model_landmarks[list(numbers)].mean(axis=0) for numbers in between)
-    return float(scale_mm / np.linalg.norm(first.astype(np.float64) - second))
+    distance = float(np.linalg.norm(first.astype(np.float64) - second))
+    if not distance > 0:
+        raise InvalidInputError(f"between: expected landmarks that lie apart, got {between}")
+    return float(scale_mm / distance)
 
 
 def _points(face: Face) -> tuple[Matrix, Matrix]:

@@ -34,7 +34,7 @@ class Pose:
     scale: float  # image pixels per millimetre
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Face:
     """One reconstructed face. z counts in image pixels from the middle of the face; it is relative, not metric."""
 
@@ -49,6 +49,11 @@ class Face:
     def __post_init__(self) -> None:
         for name in _ARRAYS:  # views of arrays that the faces of a batch share
             object.__setattr__(self, name, _read_only(getattr(self, name)))
+
+    def __repr__(self) -> str:
+        box = ", ".join(f"{value:.1f}" for value in self.box)
+        pose = ", ".join(f"{name}={getattr(self.pose, name):.1f}" for name in ("yaw", "pitch", "roll"))
+        return f"Face(box=({box}), score={self.score:.2f}, {pose})"
 
     @cached_property
     def vertices(self) -> NDArray[np.float32]:
@@ -117,7 +122,7 @@ class Face:
         return {
             "box": [round(float(v), 3) for v in self.box],
             "score": round(float(self.score), 6),
-            "roi": asdict(self.roi),
+            "roi": {name: float(value) for name, value in asdict(self.roi).items()},
             "crop_size": self.crop_size,
             "face_model": self.model.sha256,
             "params": self.params.tolist(),

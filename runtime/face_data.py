@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import LANDMARKS, FaceModel, find_face_model
+from runtime.image import MAX_SIDE
 from runtime.roi import Roi
 
 if TYPE_CHECKING:
     from runtime.face import Face
 
+_LARGEST = float(np.finfo(np.float32).max)
 _SAME = 1e-3  # pixels: landmarks in JSON are rounded; nearer than this, the params' own are meant
 
 
@@ -43,10 +45,15 @@ def fields_from_dict(values: Mapping[str, Any], model: FaceModel | None = None) 
     roi, size = values["roi"], values["crop_size"]
     if not isinstance(roi, Mapping) or not {"center_x", "center_y", "side"} <= set(roi):
         raise FileFormatError(f"face: expected 'roi' with center_x, center_y, side and angle, got {roi!r}")
-    if type(size) is not int or size < 1:
-        raise FileFormatError(f"face: expected 'crop_size' as a whole number above 0, got {size!r}")
+    if type(size) is not int or not 1 <= size <= MAX_SIDE:
+        raise FileFormatError(
+            f"face: expected 'crop_size' as a whole number from 1 to {MAX_SIDE}, got {str(size)[:60]}"
+        )
     place = {name: float(_numbers(roi.get(name, 0.0), name, ())) for name in ("center_x", "center_y", "side", "angle")}
-    region = Roi(**place)
+    try:
+        region = Roi(**place)
+    except InvalidInputError as error:
+        raise FileFormatError(f"face: {error}") from None
     params = _numbers(values["params"], "params", (model.num_params,)).astype(np.float32)
     landmarks = np.asarray(region.to_image(model.landmarks(params), size), dtype=np.float32)
     if "landmarks" in values:  # a filter may have moved them
@@ -69,7 +76,7 @@ def _numbers(value: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.float6
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         raise FileFormatError(f"face: expected numbers in '{name}', got {str(value)[:60]!r}") from None
-    if numbers.shape != shape or not np.isfinite(numbers).all():
+    if numbers.shape != shape or not (np.abs(numbers) <= _LARGEST).all():
         raise FileFormatError(f"face: expected '{name}' as finite numbers of shape {shape}, got {numbers.shape}")
     return numbers
 

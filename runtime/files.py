@@ -26,13 +26,13 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     Raises:
         OSError: the folder cannot be made or written, or the disk is full; it carries `path` as its file name.
     """
-    payload = data.encode() if isinstance(data, str) else data
+    payload = data.encode(errors="surrogateescape") if isinstance(data, str) else data
     try:
         if (number := _own_output(path)) is not None:
-            _write_all(number, payload)
+            write_all(number, payload)
         elif _is_special(path):
             with open(path, "ab", buffering=0) as file:
-                _write_all(file.fileno(), payload)
+                write_all(file.fileno(), payload)
         else:
             _replace(Path(os.path.realpath(path)), payload)
     except OSError as error:
@@ -48,7 +48,7 @@ def _replace(target: Path, payload: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(payload)
-        os.chmod(name, _mode(target))
+        os.chmod(name, mode_of(target))
         os.replace(name, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
@@ -56,7 +56,8 @@ def _replace(target: Path, payload: bytes) -> None:
         raise
 
 
-def _write_all(number: int, payload: bytes) -> None:
+def write_all(number: int, payload: bytes) -> None:
+    """Writes all of it to a descriptor, which takes less at a time where the disk is nearly full."""
     rest = memoryview(payload)
     while rest:
         rest = rest[os.write(number, rest) :]
@@ -104,7 +105,7 @@ def sha256_of_file(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def _mode(target: Path) -> int:
+def mode_of(target: Path) -> int:
     """The permissions of the file that is replaced, or those of a new one."""
     try:
         return stat.S_IMODE(target.stat().st_mode)

@@ -140,12 +140,13 @@ def decode_noted(data: bytes, *, name: str) -> tuple[NDArray[np.uint8], tuple[st
 def _standard_error() -> Iterator[list[str]]:
     """What is written to the process's standard error, line by line, once it is left."""
     lines: list[str] = []
-    try:
-        before = os.dup(2)
-    except OSError:  # closed
-        yield lines
-        return
-    with tempfile.TemporaryFile() as written:
+    with contextlib.ExitStack() as stack:
+        try:
+            written = stack.enter_context(tempfile.TemporaryFile())
+            before = os.dup(2)
+        except OSError:  # no folder for temporary files, or standard error is closed: not listened to
+            yield lines
+            return
         os.dup2(written.fileno(), 2)
         try:
             yield lines

@@ -83,7 +83,7 @@ def collect(
     for given in inputs:
         path = Path(given)
         if path.is_dir() and sequences:
-            items.append(_sequence(path))
+            items.append(_sequence(path, leave_out))
         elif path.is_dir():
             many = True
             items += _of_folder(path, left_alone, leave_out)
@@ -112,13 +112,16 @@ def numbered_images(folder: Path) -> list[Path]:
     return [path for _, _, path in sorted(found)]
 
 
-def _sequence(folder: Path) -> Item:
+def _sequence(folder: Path, leave_out: Callable[[Path], bool]) -> Item:
     try:
-        numbered_images(folder)
+        results = [path for path in numbered_images(folder) if leave_out(path)]
     except InvalidInputError as error:
         return Item(path=folder, error=str(error))
     except OSError as error:
         return Item(path=folder, error=f"{folder}: {error.strerror}; check its permissions")
+    if results:
+        expected = f"expected the images of a video alone, got {results[0].name}, a result of an earlier run"
+        return Item(path=folder, error=f"{folder}: {expected}; move it elsewhere")
     return Item(path=folder, is_sequence=True)
 
 

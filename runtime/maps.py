@@ -91,8 +91,8 @@ def color_picture(colors: FloatMap) -> NDArray[np.uint8]:
 
 def raster_of(face: Face, shape: Shape) -> tuple[Raster, tuple[int, int]] | None:
     """The face drawn into the part of the image, or of its crop, that it covers, and that part's left and top."""
-    vertices = face.roi.to_crop(face.vertices, shape) if isinstance(shape, int) else face.vertices
-    size = (shape, shape) if isinstance(shape, int) else shape
+    vertices = face.roi.to_crop(face.vertices, shape) if isinstance(shape, int | np.integer) else face.vertices
+    size = (shape, shape) if isinstance(shape, int | np.integer) else shape
     place = window(vertices, size)
     if place is None:
         return None
@@ -103,7 +103,7 @@ def raster_of(face: Face, shape: Shape) -> tuple[Raster, tuple[int, int]] | None
 
 def _depth_scale(face: Face, shape: Shape) -> tuple[float, float]:
     """Pixels per millimetre, and z of the model's origin, in the image's frame or in a crop's."""
-    ratio = shape / face.roi.side if isinstance(shape, int) else 1.0
+    ratio = shape / face.roi.side if isinstance(shape, int | np.integer) else 1.0
     return face.pose.scale * ratio, float(face.params[11]) * face.roi.side / face.crop_size * ratio
 
 
@@ -130,12 +130,12 @@ def _compose(
 
 
 def _check_shape(shape: Shape, faces: int) -> tuple[int, int]:
-    if isinstance(shape, int) and faces != 1:
+    if isinstance(shape, int | np.integer) and faces != 1:
         raise InvalidInputError(
             f"shape: expected (height, width) for {faces} faces, got {shape}, a crop's side; maps of crops are one "
             "face's each"
         )
-    size = (shape, shape) if isinstance(shape, int) else tuple(shape)
+    size = (shape, shape) if isinstance(shape, int | np.integer) else tuple(shape)
     if len(size) != 2 or not all(isinstance(n, int | np.integer) and 0 < n <= MAX_SIDE for n in size):
         raise InvalidInputError(f"shape: expected (height, width) or a crop's side, 1..{MAX_SIDE} pixels, got {shape}")
     return int(size[0]), int(size[1])

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import InvalidInputError
-from runtime.files import sha256_of_file
+from runtime.files import sha256_of_file, write_all
 
 LIST_NAME = ".cln-results"
 _RESERVE = 64 * 1024  # bytes
@@ -175,6 +175,8 @@ class Results:
             raise InvalidInputError(
                 f"{path}: is a file that this run reads, and a result would replace it; give another --out"
             )
+        if path.is_dir() and not path.is_symlink():
+            raise InvalidInputError(f"{path}: is a folder, where a result would lie; move it, or give another --out")
         if self._overwrite:
             return
         if self._known.owners.get(name, stem) != stem:
@@ -191,7 +193,7 @@ class Results:
 
     def _remove(self, names: Iterable[str]) -> None:
         for name in names:
-            if self._is_ours(name):
+            if self._is_ours(name) and os.path.realpath(self.folder / name) not in self._inputs:
                 with contextlib.suppress(OSError):
                     (self.folder / name).unlink()
 
@@ -204,8 +206,8 @@ class Results:
 
     def _append(self, entry: Entry) -> None:
         line = json.dumps(vars(entry)) + "\n"
-        with open(self.folder / LIST_NAME, "ab", buffering=0) as file:
-            file.write(("\n" + line if self._ends_in_half_a_line() else line).encode())
+        with open(self.folder / LIST_NAME, "ab", buffering=0) as file:  # a line that finds no room is an error
+            write_all(file.fileno(), ("\n" + line if self._ends_in_half_a_line() else line).encode())
         self._take(entry)
 
     def _ends_in_half_a_line(self) -> bool:

@@ -32,6 +32,7 @@ from runtime.items import numbered_images
 from runtime.reconstructor import Reconstructor
 from runtime.tracking import TrackedFace, Tracker
 
+_LAST_CAMERA = 9999
 _SPARE = 2  # frames by which a file's own count may be too high
 
 
@@ -41,7 +42,8 @@ class VideoFrame:
 
     image: NDArray[np.uint8]
     index: int
-    time: float
+    time: float  # since the first frame
+    start: float = 0.0  # the first frame's own time stamp in the file, which its sound's are to be held against
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,21 +151,24 @@ def _decode(path: Path) -> Iterator[VideoFrame]:
     av = import_av()
     with _open(path) as (container, stream):
         step = 1 / float(stream.average_rate or stream.guessed_rate or 30)
-        first, last, index = None, -step, 0
+        first, last, index, hidden = None, -step, 0, 0
         try:
-            for frame in container.decode(stream):
-                now = frame.time if frame.time is not None else last + step
-                first = now if first is None else first
-                last = now
-                yield VideoFrame(image=_upright(frame), index=index, time=now - first)
-                index += 1
+            for packet in container.demux(stream):
+                hidden += packet.is_discard  # before the start of a video that was trimmed without encoding it again
+                for frame in packet.decode():
+                    now = frame.time if frame.time is not None else last + step
+                    first = now if first is None else first
+                    last = now
+                    yield VideoFrame(image=_upright(frame), index=index, time=now - first, start=first)
+                    index += 1
         except av.error.FFmpegError as error:
             if index == 0:
                 raise FileFormatError(f"{path}: expected a video, found no frame in it ({_reason(error)})") from None
-            missing = f"expected {stream.frames} frames, " if index < stream.frames - _SPARE else ""
+            promised = stream.frames - hidden
+            missing = f"expected {promised} frames, " if index < promised - _SPARE else ""
             told = f"{path}: {missing}damaged after frame {index - 1} ({_reason(error)}); {_KEPT}"
             raise FileFormatError(told) from None
-        promised = stream.frames
+        promised = stream.frames - hidden
         if 0 < index < promised - _SPARE:
             raise FileFormatError(f"{path}: expected {promised} frames, found {index}; the file is cut off; {_KEPT}")
 
@@ -190,10 +195,12 @@ def read_camera(source: int | str | os.PathLike[str]) -> Iterator[VideoFrame]:
         InvalidInputError: there is no such camera, or it stops.
         FileNotFoundError, FileFormatError: the file is missing, or no video.
     """
-    return _capture(source) if isinstance(source, int) else _played(read_video(source))
+    return _capture(int(source)) if isinstance(source, int | np.integer) else _played(read_video(source))
 
 
 def _capture(number: int) -> Iterator[VideoFrame]:
+    if not 0 <= number <= _LAST_CAMERA:  # OpenCV takes others, and ends the process
+        raise InvalidInputError(f"camera: expected a number from 0 to {_LAST_CAMERA}, got {number}")
     with _quiet():
         camera = cv2.VideoCapture(number)
     try:

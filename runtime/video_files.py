@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runtime.command import one_line
 from runtime.drawing import draw_faces
 from runtime.errors import ClnError
+from runtime.files import mode_of
 from runtime.reconstructor import Reconstructor
 from runtime.tracking import TrackedFace, Tracker
 from runtime.video import VideoFrame, import_av, read_video, video_info
@@ -97,9 +97,7 @@ def track_file(
         assert first is not None  # a video without frames is an error of `read_video`
         tables = stack.enter_context(_Tables.open(out, stem or video.stem))
         pictures = (
-            stack.enter_context(
-                _Pictures.open(out / f"{stem or video.stem}.mp4", video, first.image, info.rate or rate)
-            )
+            stack.enter_context(_Pictures.open(out / f"{stem or video.stem}.mp4", video, first, info.rate or rate))
             if picture
             else None
         )
@@ -235,14 +233,14 @@ def _row(frame: VideoFrame, face: TrackedFace) -> list[Any]:
 @contextlib.contextmanager
 def _kept(target: Path) -> Iterator[Path]:
     """A file beside `target` that takes its place at the end, after an error too: what is written of it counts."""
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem[:100]}.", suffix=target.suffix)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".cln-", suffix=target.suffix)
     os.close(handle)
     file = Path(name)
     try:
         yield file
     finally:
         if file.stat().st_size:
-            os.chmod(file, 0o644)
+            os.chmod(file, mode_of(target))
             os.replace(file, target)
         else:
             file.unlink()
@@ -281,12 +279,13 @@ class _Pictures:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, target: Path, video: Path, first: NDArray[np.uint8], rate: float) -> Iterator[_Pictures]:
+    def open(cls, target: Path, video: Path, first: VideoFrame, rate: float) -> Iterator[_Pictures]:
         av = import_av()
-        size = max(first.shape[1] // 2 * 2, 2), max(first.shape[0] // 2 * 2, 2)  # H.264 counts colours by twos
+        height, width = first.image.shape[:2]
+        size = max(width // 2 * 2, 2), max(height // 2 * 2, 2)  # H.264 counts colours by twos
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_kept(target))
-            sound = stack.enter_context(_Sound.open(video))
+            sound = stack.enter_context(_Sound.open(video, first.start))
             container = av.open(str(file), "w", format="mp4", options=_FRAGMENTS)
             pictures = cls(container, file, target, size, rate, sound)
             try:
@@ -351,23 +350,26 @@ class _Pictures:
 
 
 class _Sound:
-    """The sound of the video that is read, handed on packet by packet as far as the pictures are."""
+    """The sound of the video that is read, handed on packet by packet as far as the pictures are.
 
-    def __init__(self, container: Any, stream: Any) -> None:
-        self._stream = stream
+    `start` is the first picture's time in the file, which is 0 in the one that is written.
+    """
+
+    def __init__(self, container: Any, stream: Any, start: float) -> None:
+        self._stream, self._start = stream, start
         self._packets = (packet for packet in container.demux(stream) if packet.dts is not None)
         self._next: Any = next(self._packets, None)
         self._target: Any = None
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, video: Path) -> Iterator[_Sound | None]:
+    def open(cls, video: Path, start: float) -> Iterator[_Sound | None]:
         av = import_av()
         if video.is_dir():
             yield None
             return
         with av.open(str(video), metadata_errors="replace") as container:
-            yield cls(container, container.streams.audio[0]) if container.streams.audio else None
+            yield cls(container, container.streams.audio[0], start) if container.streams.audio else None
 
     def announce(self, container: Any) -> None:
         try:
@@ -380,10 +382,14 @@ class _Sound:
 
         while self._target is not None and self._next is not None:
             packet = self._next
-            if float(packet.dts * packet.time_base) > until:
+            if float(packet.dts * packet.time_base) - self._start > until:
                 return
-            packet.stream = self._target
-            container.mux(packet)
+            shift = round(self._start / packet.time_base)
+            packet.dts -= shift
+            packet.pts = packet.dts if packet.pts is None else packet.pts - shift
+            if packet.pts + (packet.duration or 0) > 0:  # else heard before the first frame
+                packet.stream = self._target
+                container.mux(packet)
             try:
                 self._next = next(self._packets, None)
             except av.error.FFmpegError:  # cut off

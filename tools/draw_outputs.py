@@ -8,7 +8,9 @@ The strip: the photograph, contours, mesh, depth, normals, the texture, and the 
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import Face, Reconstructor, Roi, read_image
+from runtime.command import command
 from runtime.drawing import draw_faces
 from runtime.files import write_atomically
 from runtime.maps import depth_map, depth_picture, normal_map, normal_picture
@@ -34,8 +37,12 @@ _QUALITY = 88
 Picture = NDArray[np.uint8]
 
 
-def main() -> int:
+@command()
+def main(arguments: Sequence[str] | None = None) -> int:
     """Writes both pictures into docs/."""
+    argparse.ArgumentParser(
+        prog="python -m tools.draw_outputs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(arguments)
     image = read_image(_PHOTO)
     with Reconstructor() as reconstruct:
         (face,) = reconstruct(image)

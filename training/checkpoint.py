@@ -109,6 +109,11 @@ def load_checkpoint(path: str | os.PathLike[str], face_model: FaceModel | None =
             f"'{content.get('format')}' version {content.get('format_version')}; train or convert it again."
         )
     try:
+        for name in ("training", "test"):
+            if not isinstance(content[name], Mapping):
+                raise TypeError(f"{name} is no dictionary")
+        if not isinstance(content["face_model"]["sha256"], str):
+            raise TypeError("the face model's sha256 is no text")
         checkpoint = Checkpoint(
             config=CLNConfig.from_dict(content["config"]),
             state_dict=_without_prefix(content["state_dict"]),
@@ -119,7 +124,7 @@ def load_checkpoint(path: str | os.PathLike[str], face_model: FaceModel | None =
             command=content["command"],
         )
         checkpoint.model()
-    except (KeyError, TypeError, AttributeError, ClnError) as error:
+    except (KeyError, TypeError, AttributeError, RuntimeError, ClnError) as error:
         raise FileFormatError(f"{os.fspath(path)}: not a whole checkpoint ({error}); train it again.") from error
     if face_model is not None:
         checkpoint.check_face_model(face_model)

@@ -74,6 +74,9 @@ class CLNConfig:
     expression_count: int = 10
 
     def __post_init__(self) -> None:
+        for name in ("input_size", "fusion_width", "heads", "mlp_ratio", "grid", "shape_count", "expression_count"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.global_stream.stride != self.local_stream.stride:
             raise InvalidInputError(
                 f"Both streams must end on one grid, got strides {self.global_stream.stride} and "
@@ -152,6 +155,13 @@ class LossConfig:
     anchor: float = 0.0
     """For labels that are points alone: weight of the square distance of whitened predictions from those of the network
     that the run started from."""
+
+    def __post_init__(self) -> None:
+        for name in ("wing_width", "wing_curvature"):
+            if not getattr(self, name) > 0:
+                raise InvalidInputError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.wpdc_vertices < 0:
+            raise InvalidInputError(f"wpdc_vertices must be at least 0, got {self.wpdc_vertices}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +248,11 @@ class TrainConfig:
         for name in ("learning_rate", "batch_size", "steps", "gradient_clip"):
             if getattr(self, name) <= 0:
                 raise InvalidInputError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("seed", "momentum", "weight_decay", "warmup_steps"):
+            if not getattr(self, name) >= 0:
+                raise InvalidInputError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if not 0 <= self.ema_decay < 1:
+            raise InvalidInputError(f"ema_decay must be from 0 to below 1, got {self.ema_decay}.")
         if self.micro_batch < 0 or (self.micro_batch and self.batch_size % self.micro_batch):
             raise InvalidInputError(
                 f"micro_batch must be 0 or a divisor of batch_size {self.batch_size}, got {self.micro_batch}."

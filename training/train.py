@@ -176,6 +176,11 @@ def open_run(options: TrainOptions, processes: ProcessGroup) -> Run:
     config = match_face_model(config_of(options), face_model, with_params=not options.points_alone)
     start = starting_checkpoint(options, face_model)
     if start is not None:
+        if options.off:
+            raise InvalidInputError(
+                f"--no-{options.off[0]}: expected a network that starts from nothing, got --init, whose network stays "
+                "as it is; omit one of them."
+            )
         config = dataclasses.replace(config, model=start.config)
     state = None
     if processes.leads:

@@ -5,6 +5,7 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <vector>
@@ -55,9 +56,11 @@ cln::ImageView view(const Pixels& image, std::vector<std::uint8_t>& kept) {
                         static_cast<std::ptrdiff_t>(image.stride(0)), static_cast<int>(channels)};
   const auto across = static_cast<std::ptrdiff_t>(channels);
   const std::int64_t step = grey ? 1 : image.stride(2);
-  if ((image.stride(1) == across || width == 1) && (step == 1 || channels == 1)) {
+  const auto row = static_cast<std::int64_t>(width) * across;
+  const bool apart = height == 1 || std::abs(image.stride(0)) >= row;  // NumPy may repeat rows, or let them overlap
+  if (apart && (image.stride(1) == across || width == 1) && (step == 1 || channels == 1)) {
     if (height == 1) {
-      result.stride = static_cast<std::ptrdiff_t>(width) * across;  // NumPy leaves the stride of a single row open
+      result.stride = static_cast<std::ptrdiff_t>(row);  // NumPy leaves the stride of a single row open
     }
     return result;
   }
@@ -72,7 +75,7 @@ cln::ImageView view(const Pixels& image, std::vector<std::uint8_t>& kept) {
     }
   }
   result.data = kept.data();
-  result.stride = static_cast<std::ptrdiff_t>(width) * across;
+  result.stride = static_cast<std::ptrdiff_t>(row);
   return result;
 }
 

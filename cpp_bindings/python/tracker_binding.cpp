@@ -26,7 +26,7 @@ using Pixels = nb::ndarray<nb::numpy, const std::uint8_t>;
 /// An engine that asks a Python callable.
 class CallableEngine : public cln::Engine {
  public:
-  CallableEngine(cln::Manifest manifest, nb::callable run) : manifest_(std::move(manifest)), run_(std::move(run)) {}
+  CallableEngine(cln::Manifest manifest, const nb::callable& run) : manifest_(std::move(manifest)), run_(run) {}
 
   [[nodiscard]] const cln::Manifest& manifest() const noexcept override { return manifest_; }
 
@@ -42,24 +42,26 @@ class CallableEngine : public cln::Engine {
 
  private:
   cln::Manifest manifest_;
-  nb::callable run_;
+  const nb::callable& run_;
 };
 
 class BoundTracker {
  public:
   BoundTracker(const std::filesystem::path& face_model, const std::string& manifest, nb::callable engine,
                nb::callable detector, const cln::TrackerOptions& options)
-      : reconstructor_(std::make_unique<CallableEngine>(
+      : engine_(std::move(engine)),
+        detector_(std::move(detector)),
+        reconstructor_(std::make_unique<CallableEngine>(
                            cln::parse_manifest(reinterpret_cast<const std::uint8_t*>(manifest.data()), manifest.size(),
                                                "manifest"),
-                           std::move(engine)),
+                           engine_),
                        std::make_shared<const cln::FaceModel>(cln::FaceModel::load(face_model))),
         tracker_(
             reconstructor_,
-            [call = std::move(detector)](const cln::ImageView& image, bool thorough) {
+            [this](const cln::ImageView& image, bool thorough) {
               const std::size_t height = static_cast<std::size_t>(image.height);
               const std::size_t width = static_cast<std::size_t>(image.width);
-              const auto rows = nb::cast<Found>(call(Pixels(image.data, {height, width, 3}), thorough));
+              const auto rows = nb::cast<Found>(detector_(Pixels(image.data, {height, width, 3}), thorough));
               std::vector<cln::Detection> found;
               for (std::size_t i = 0; i < rows.shape(0); ++i) {
                 const double* row = rows.data() + 5 * i;
@@ -81,6 +83,22 @@ class BoundTracker {
 
   void reset() { tracker_.reset(); }
 
+  // Python's garbage collector asks for the two callables, which may hold this tracker.
+  static int traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    if (nb::inst_ready(self)) {
+      const auto* tracker = nb::inst_ptr<BoundTracker>(self);
+      Py_VISIT(tracker->engine_.ptr());
+      Py_VISIT(tracker->detector_.ptr());
+    }
+    return 0;
+  }
+  static int clear(PyObject* self) {
+    auto* tracker = nb::inst_ptr<BoundTracker>(self);
+    tracker->engine_ = tracker->detector_ = nb::callable();
+    return 0;
+  }
+
  private:
   static nb::ndarray<nb::numpy, float> array(const std::vector<float>& values, std::size_t columns) {
     auto* data = new float[values.size()];
@@ -92,6 +110,7 @@ class BoundTracker {
     return nb::ndarray<nb::numpy, float>(data, {values.size() / columns, columns}, owner);
   }
 
+  nb::callable engine_, detector_;  // the engine's and the detector of the two below
   cln::Reconstructor reconstructor_;
   cln::Tracker tracker_;
 };
@@ -99,7 +118,10 @@ class BoundTracker {
 }  // namespace
 
 void bind_tracker(nb::module_& m) {
-  nb::class_<BoundTracker>(m, "Tracker",
+  static PyType_Slot slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(BoundTracker::traverse)},
+                                {Py_tp_clear, reinterpret_cast<void*>(BoundTracker::clear)},
+                                {0, nullptr}};
+  nb::class_<BoundTracker>(m, "Tracker", nb::type_slots(slots),
                            "cln::Tracker with an engine, `engine(crops) -> params`, and a detector, "
                            "`detector(image, thorough) -> float64 (N, 5)` rows of center_x, center_y, side, angle, "
                            "score, that are Python's.")

@@ -89,10 +89,16 @@ async function main() {
   const define = { BUILD_VERSION: JSON.stringify(version), BUILD_SIZES: JSON.stringify(sizes) };
   const { script, style, page, common } = await bundle(folder, define);
 
+  await writeFile(join(folder, "LICENSES.txt"), await licenses());
   const template = await readFile(join(here, "src/page/index.html"), "utf8");
   const fill = (html, megabytes) =>
     html.replaceAll("{{script}}", script).replaceAll("{{style}}", style).replaceAll("{{megabytes}}", megabytes);
-  const shell = [...page.filter((name) => !name.includes("webgpu")), "assets/ort-wasm-simd-threaded.mjs"];
+  const shell = [
+    ...page.filter((name) => !name.includes("webgpu")),
+    "assets/ort-wasm-simd-threaded.mjs",
+    "assets/astronaut.jpg",
+    "LICENSES.txt",
+  ];
   const download =
     gzip(fill(template, "0.0")).length +
     (await Promise.all(shell.map(async (name) => gzip(await readFile(join(folder, name))).length))).reduce(
@@ -107,7 +113,6 @@ async function main() {
     outfile: join(folder, "service_worker.js"),
     define: { ...define, BUILD_SHELL: JSON.stringify(["./", ...shell]) },
   });
-  await writeFile(join(folder, "LICENSES.txt"), await licenses());
   await rm(out, { recursive: true, force: true });
   await rename(folder, out);
   console.log(`${out}: ${megabytes} MB to download, compressed`);
@@ -128,9 +133,12 @@ async function licenses() {
   for (const name of Object.keys(dependencies)) {
     const root = join(here, "node_modules", name);
     const file = (await readdir(root)).find((entry) => /^licen[sc]e/i.test(entry));
+    // Some packages come without their notice; it is in licenses/ then.
+    const path = file ? join(root, file) : join(here, "licenses", `${name}.txt`);
     const { version, license } = JSON.parse(await readFile(join(root, "package.json"), "utf8"));
-    parts.push(`${name} ${version} (${license})\n\n${file ? await readFile(join(root, file), "utf8") : ""}`);
+    parts.push(`${name} ${version} (${license})\n\n${await readFile(path, "utf8")}`);
   }
+  parts.push(await readFile(join(repository, "LICENSE"), "utf8"));
   return parts.join(`\n${"-".repeat(80)}\n\n`);
 }
 

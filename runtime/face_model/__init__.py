@@ -36,7 +36,7 @@ LANDMARKS = 68
 Decoder = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # params (B, 12 + S + E) to points (B, N, 3)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FaceModel:
     """A 3DMM with N vertices, T triangles, S shape and E expression modes. Load it with `load_face_model`."""
 
@@ -58,6 +58,10 @@ class FaceModel:
     region: NDArray[np.uint8]  # (N,) index into region_names
     region_names: tuple[str, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)  # the file's own, all of it
+
+    def __repr__(self) -> str:
+        modes = f"{self.shape_count} shape and {self.expression_count} expression modes"
+        return f"FaceModel('{self.name}', {len(self.mean)} vertices, {modes}, sha256 {self.sha256[:8]}…)"
 
     @property
     def shape_count(self) -> int:

@@ -1,9 +1,11 @@
 """The Python binding: the same answers as NumPy and OpenCV, from inside `runtime` too."""
 
 import copy
+import gc
 import pickle
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import cv2
@@ -63,7 +65,8 @@ def test_crop_takes_any_memory_layout(cln_cpp):
     image = np.random.default_rng(0).integers(0, 256, size=(60, 80, 3), dtype=np.uint8)
     rois = rows([Roi(center_x=30, center_y=20, side=50)])
     turned = image[::-1], image[..., ::-1], image[:, ::-1], image[::2, 1::3]
-    for view in (image, *turned, np.asfortranarray(image), image[:1], image[:, :1]):
+    repeated = np.broadcast_to(image[:1], image.shape)
+    for view in (image, *turned, np.asfortranarray(image), image[:1], image[:, :1], repeated):
         assert np.array_equal(cln_cpp.crop(view, rois, 24), cln_cpp.crop(view.copy(), rois, 24))
     bgra = np.dstack([image, image[..., 0]])
     assert np.array_equal(cln_cpp.crop(bgra, rois, 24), cln_cpp.crop(image, rois, 24))
@@ -266,6 +269,20 @@ def test_the_package_carries_types(cln_cpp):
     assert (folder / "py.typed").is_file()
     stubs = (folder / "_core.pyi").read_text()
     assert all(name in stubs for name in cln_cpp.__all__)
+
+
+def test_a_tracker_whose_engine_knows_it_is_freed(cln_cpp):
+    class Owner:
+        def __init__(self):
+            manifest = Reconstructor(threads=1).engine.manifest.to_json()
+            self.tracker = cln_cpp.Tracker(FACE_MODEL, manifest, self.run, self.run, smoothing=0)
+
+        def run(self, *given):
+            raise NotImplementedError
+
+    owner = weakref.ref(Owner())
+    gc.collect()
+    assert owner() is None
 
 
 @pytest.mark.parametrize(("smoothing", "number"), [("responsive", 2), ("still", 1), ("off", 0)])

@@ -45,7 +45,7 @@ def test_a_folder_gives_what_its_photos_give(folder, tmp_path, engine_file, caps
     assert main([str(folder), "--batch", "3", *options, str(tmp_path / "many")]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert captured.out.startswith("7 faces in 5 photos, ")
+    assert captured.out.startswith("7 faces in 5 files, ")
     assert "faces/s" in captured.out and captured.out.endswith("1 without a face, 0 skipped\n")
     files = sorted(path.name for path in (tmp_path / "single").iterdir() if path.name != LIST_NAME)
     assert files == sorted(path.name for path in (tmp_path / "many").iterdir() if path.name != LIST_NAME)

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from runtime import Face, FileFormatError, InvalidInputError, MismatchError, load_face_model
+from runtime import Face, FileFormatError, MismatchError, load_face_model
 from runtime.face_data import faces_to_csv, landmarks_to_pts
 from tests.runtime.faces import MODEL, posed
 
@@ -40,7 +40,9 @@ def test_landmarks_that_a_filter_has_moved_stay_moved():
         ({"crop_size": 1.5}, FileFormatError, "crop_size"),
         ({"crop_size": True}, FileFormatError, "crop_size"),
         ({"roi": [1, 2, 3]}, FileFormatError, "'roi' with"),
-        ({"roi": {"center_x": 1, "center_y": 1, "side": 0}}, InvalidInputError, "region: expected"),
+        ({"roi": {"center_x": 1, "center_y": 1, "side": 0}}, FileFormatError, "region: expected"),
+        ({"params": [1e39] * 62}, FileFormatError, "finite"),
+        ({"crop_size": 10**400}, FileFormatError, "crop_size"),
         ({"box": "abcd"}, FileFormatError, "'box'"),
         ({"landmarks": [[1, 2]]}, FileFormatError, "'landmarks'"),
     ],

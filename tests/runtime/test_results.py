@@ -56,7 +56,7 @@ def test_photographs_in_the_folder_of_results_and_other_programs_files_stay(tmp_
     assert f"{tmp_path / 'me_faces.jpg'}: is a file that this" in err
     assert not {"b_faces.jpg", "b_0.obj", "me.json"} & after.keys()  # all of an item's results, or none
     status, out, _ = run(tmp_path, *everything)  # a_faces.jpg is a result now, and no photograph
-    assert status == 1 and "0 faces in 4 photos" in out and content(tmp_path) == after
+    assert status == 1 and "0 faces in 4 files" in out and content(tmp_path) == after
     assert run(tmp_path, *everything, "--overwrite")[0] == 1  # me_faces.jpg still
     assert content(tmp_path)["me_faces.jpg"] == before["me_faces.jpg"]
     assert json.loads((tmp_path / "b.json").read_text())["faces"]
@@ -132,7 +132,7 @@ def test_what_of_a_folder_is_no_photograph_is_counted_and_hidden_files_are_not(t
     for name in ("notes.txt", "._a.jpg", ".DS_Store"):
         (tmp_path / "i" / name).write_bytes(b"\0\5\x16\7")
     status, out, err = run(tmp_path / "i", "--out", tmp_path / "o")
-    assert (status, err) == (0, "") and "in 2 photos" in out and "1 other file left alone (1 .txt)" in out
+    assert (status, err) == (0, "") and "in 2 files" in out and "1 other file left alone (1 .txt)" in out
 
 
 def test_a_pattern_and_a_file_that_is_named_twice(tmp_path):
@@ -151,6 +151,36 @@ def test_a_list_that_was_tampered_with_leads_nowhere(tmp_path):
     (tmp_path / "o" / LIST_NAME).write_text(json.dumps(entry) + "\n[" * 100_000 + "\nnull\n{}\n")
     Results(tmp_path / "o").save("a", tmp_path / "a.png", "", "", lambda target: target(".json").write_text(""))
     assert victim.exists()
+
+
+def test_no_result_takes_a_folders_place_and_no_input_goes_with_old_results(tmp_path, run):
+    photo(tmp_path / "a.jpg")
+    assert run(tmp_path / "a.jpg", "--out", tmp_path)[0] == 0
+    (tmp_path / "a_0.obj").mkdir()
+    before = content_of_files(tmp_path)
+    status, _, err = run(tmp_path / "a.jpg", "--out", tmp_path, "--save", "json,obj", "--again", "--overwrite")
+    assert status == 2 and "a_0.obj: is a folder" in err and content_of_files(tmp_path) == before
+    status, *_ = run(tmp_path / "a.jpg", tmp_path / "a_faces.jpg", "--out", tmp_path, "--save", "json")
+    assert status == 0 and (tmp_path / "a_faces.jpg").is_file()  # a result of the first run, and an input of this one
+
+
+def content_of_files(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != LIST_NAME}
+
+
+def test_a_sequence_does_not_take_its_own_pictures_for_frames(tmp_path, run):
+    photo(tmp_path / "f_1.jpg"), photo(tmp_path / "f_2.jpg")
+    assert run(tmp_path, "--out", tmp_path)[0] == 0
+    status, _, err = run(tmp_path, "--sequence", "--out", tmp_path, "--no-video")
+    assert status == 2 and "got f_1_faces.jpg, a result of an earlier run" in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_a_name_that_is_no_utf8_has_results_of_every_kind(tmp_path, run):
+    name = os.fsdecode(b"caf\xe9")
+    photo(tmp_path / "a.jpg").rename(tmp_path / f"{name}.jpg")
+    assert run(tmp_path / f"{name}.jpg", "--out", tmp_path / "out", "--save", "json,csv")[0] == 0
+    assert {f"{name}.json", f"{name}.csv"} <= content(tmp_path / "out").keys()
 
 
 def test_half_a_line_at_the_end_spoils_none_of_the_next(tmp_path):

@@ -114,6 +114,23 @@ def test_results_are_written_with_the_sound(tmp_path, reconstruct):
     assert sorted(p.name for p in (tmp_path / "less").iterdir()) == ["talk.csv", "talk.jsonl"]
 
 
+def test_sound_stays_with_the_pictures_of_a_video_that_starts_late(tmp_path, reconstruct):
+    late = write_video(tmp_path / "late.mp4", frames=50, times=[100 + 4 * i for i in range(50)], sound=True)
+    track_file(reconstruct, late, tmp_path / "out")
+    with av.open(str(tmp_path / "out" / "late.mp4")) as container:
+        ends = [float((p.pts + p.duration) * p.time_base) for p in container.demux(audio=0) if p.dts is not None]
+    assert 0.9 < ends[-1] < 1.2  # two seconds of sound, the first of which lies before the pictures
+
+
+def test_frames_that_a_trimmed_video_hides_are_not_missed(tmp_path):
+    times = [4 * i for i in range(-6, 6)]
+    path = write_video(tmp_path / "a.mp4", times=times, options={"avoid_negative_ts": "disabled"})
+    with av.open(str(path)) as container:
+        hidden = sum(packet.is_discard for packet in container.demux(video=0))
+        assert hidden > 3 and container.streams.video[0].frames == 12
+    assert len(list(read_video(path))) == 12 - hidden
+
+
 def broken(tmp_path, kind):
     path = tmp_path / "x.mp4"
     if kind == "text":
@@ -195,7 +212,7 @@ def test_pictures_are_on_the_disk_before_tables_can_fill_it(tmp_path, reconstruc
     sizes = []
 
     def note(done, count):
-        sizes.append(next(tmp_path.glob("out/.talk.*.mp4")).stat().st_size)
+        sizes.append(next(tmp_path.glob("out/.cln-*.mp4")).stat().st_size)
 
     track_file(reconstruct, write_video(tmp_path / "talk.mp4", frames=80), tmp_path / "out", progress=note)
     assert sizes[50] > 5_000 and len(set(sizes)) > 4
@@ -266,7 +283,7 @@ def test_the_command_takes_videos_among_photographs(tmp_path, capsys):
     inputs, out = [str(tmp_path / name) for name in ("talk.mp4", "me.png", "cut.mp4")], tmp_path / "out"
     assert main([*inputs, "--out", str(out), "--no-video", "--threads", "1"]) == 1
     said = capsys.readouterr()
-    assert "talk.mp4: 12 frames, 1 people, 12 faces; wrote" in said.out
+    assert "talk.mp4: 12 frames, 1 person, 12 faces; wrote" in said.out
     assert said.err.count("\n") == 1 and "cut.mp4: expected 40 frames" in said.err and "count (" in said.err
     names = {path.name for path in out.iterdir()}
     assert {"talk.jsonl", "talk.csv", "me.json", "cut.jsonl", "cut.csv"} <= names and "talk.mp4" not in names
@@ -285,7 +302,7 @@ def test_a_folder_is_a_sequence_where_that_is_asked_for(tmp_path, capsys):
     (take / "._0003.png").write_bytes(b"a hidden file")
     command = [str(take), "--sequence", "--rate", "10", "--out", str(out), "--threads", "1"]
     assert main(command) == 0
-    assert "3 frames, 1 people, 3 faces" in capsys.readouterr().out
+    assert "3 frames, 1 person, 3 faces" in capsys.readouterr().out
     lines = [json.loads(line) for line in (out / "take.jsonl").read_text().splitlines()]
     assert [(line["frame"], line["time"]) for line in lines] == [(0, 0), (1, 0.1), (2, 0.2)]
     assert len(list(read_video(out / "take.mp4"))) == 3

@@ -74,12 +74,13 @@ def test_label_decodes_to_the_rendered_vertices(
 ) -> None:
     """What the rasteriser was given, against FaceModel on the label: exact without perspective, close with it."""
     rendered = {}
+    turns = []
     project = cameras.Camera.project
 
     def spy(self: cameras.Camera, points: np.ndarray) -> np.ndarray:
         screen = project(self, points)
         rendered.setdefault("screen", screen.copy())  # the first call draws the scene, head vertices first
-        rendered["distance"] = self.distance
+        rendered["distance"], rendered["turn"] = self.distance, self.turn
         return screen
 
     monkeypatch.setattr(cameras.Camera, "project", spy)
@@ -90,8 +91,10 @@ def test_label_decodes_to_the_rendered_vertices(
         params = factory.sample(index).params
         error = np.linalg.norm(rendered["screen"][face, :2] - model.vertices(params)[:, :2], axis=1)
         orthographic = not np.isfinite(rendered["distance"])
+        turns.append(rendered["turn"])
         worst[orthographic] = max(worst[orthographic], float(error.max() if orthographic else error.mean()))
     assert 0 < worst[True] < 0.01
+    assert sum(turn[2, 2] < 0.99 for turn in turns) > 20
     assert 0 < worst[False] < 6.0  # what no orthographic camera can follow, at arm's length
 
 
@@ -137,6 +140,13 @@ def test_faces_off_the_cameras_axis_are_seen_as_a_lens_sees_them() -> None:
     lens = Camera(focal, focal, *center)  # turned away from the head, which stands before it unturned
     heads = (points @ rotation.T * [1, 1, -1] + [0, 0, camera.distance]) @ turn.T * [1, -1, 1]
     np.testing.assert_allclose(camera.project(points)[:, :2], lens.project(heads), atol=1e-3)
+
+
+def test_what_lies_behind_the_lens_is_not_drawn() -> None:
+    picture = (
+        FaceFactory(size=64, seed=0).sample(3148).image
+    )  # a near head, whose shoulder reaches behind a turned camera
+    assert picture.std(axis=(0, 1)).min() > 20
 
 
 def test_expressions_open_mouths_and_close_eyes(samples: list[Sample], head: Head) -> None:

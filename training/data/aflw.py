@@ -66,7 +66,10 @@ def load_aflw(folder: str | os.PathLike[str]) -> PointFaces:
         raise FileFormatError(f"{database}: expected AFLW's database, got one that can't be read ({error}).") from None
     if not rows:
         raise FileFormatError(f"{database}: expected faces in it, got none; fetch the file again.")
-    points = _points(coordinates)
+    try:
+        points = _points(coordinates)
+    except (TypeError, ValueError) as error:
+        raise FileFormatError(f"{database}: expected numbers in FeatureCoords, got others ({error}).") from None
     faces, notes = [], []
     for face_id, name, *numbers in rows:
         at = points.get(face_id, np.full((_POINTS, 2), np.nan))
@@ -123,7 +126,8 @@ def _protocol_array(path: Path, count: int, shape: tuple[int | None, ...]) -> np
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected this file of 3DDFA's test.configs, found none; copy it there.")
     try:
-        value = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            value = np.lib.format.read_array(file, allow_pickle=False)  # no archive, whatever the file begins with
     except (ValueError, EOFError) as error:
         raise FileFormatError(f"{path}: expected a NumPy array, got one that can't be read ({error}).") from None
     expected = (count, *shape)

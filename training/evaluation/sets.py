@@ -84,11 +84,13 @@ def read_yaws(path: str, names: Sequence[str]) -> NDArray[np.float64]:
         raise FileNotFoundError(f"{path}: expected a file of yaws, found none; check the path.")
     try:
         if file.suffix == ".npy":
-            values = np.asarray(np.load(file, allow_pickle=False), dtype=np.float64).ravel().tolist()
+            with file.open("rb") as array:
+                read = np.lib.format.read_array(array, allow_pickle=False)
+            values = np.asarray(read, dtype=np.float64).ravel().tolist()
             given = dict(zip(names, values, strict=False))
             count = len(values)
         else:
-            lines = [line.replace(",", " ").split() for line in file.read_text(encoding="utf-8").splitlines()]
+            lines = [line.replace(",", " ").split() for line in file.read_text(encoding="utf-8-sig").splitlines()]
             given = {Path(name).stem: float(degrees) for name, degrees in filter(None, lines)}
             count = len(names)
     except (ValueError, EOFError) as error:

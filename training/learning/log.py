@@ -23,9 +23,9 @@ class MetricsLog:
         """Open for a run that stands at `step`; lines of a lost future, after a crash, are dropped."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
-        kept = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in kept if json.loads(line)["step"] <= step]
-        write_atomically(self.path, "".join(f"{line}\n" for line in kept))
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        whole = [line for line in lines if line.endswith("\n")]  # a full disk leaves half of the last one
+        write_atomically(self.path, "".join(line for line in whole if json.loads(line)["step"] <= step))
         self.board = summary_writer(folder) if tensorboard else None
 
     def __enter__(self) -> MetricsLog:

@@ -117,7 +117,13 @@ class Run:
         if state is None:
             self.average = Average(self.model, config.ema_decay)
         else:
-            self._restore(state)
+            try:
+                self._restore(state)
+            except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise FileFormatError(
+                    f"{self.options.out / STATE_NAME}: expected a whole training state, got one that is not ({error}); "
+                    "start again."
+                ) from error
 
     def train(self) -> bool:
         """Go on to the last step; False if interrupted before it."""

@@ -43,6 +43,11 @@ def open_run_folder(
     state = load_plain(path)
     if state.get("format") != STATE_FORMAT:
         raise FileFormatError(f"{path}: expected a training state, got {state.get('format')!r}.")
+    missing = [
+        name for name in ("model_config", "face_model_sha256", "model", "average", "optimizer") if name not in state
+    ]
+    if missing:
+        raise FileFormatError(f"{path}: expected a whole training state, got one without {missing[0]}; start again.")
     if state["model_config"] != config.model.to_dict():
         raise MismatchError(f"{path} is of another network; give the --config it was started with.")
     if state["face_model_sha256"] != face_model.sha256:

@@ -21,6 +21,7 @@ FloatArray = NDArray[np.float32]
 
 _NEAREST, _FARTHEST = 320.0, 2500.0  # mm from the lens to the middle of the face
 _ASIDE, _FARTHEST_ASIDE = (11.0, 8.0), 32.0  # degrees off the camera's axis: deviation across and up, and the limit
+_BEFORE_LENS = 0.02  # of the distance: what is nearer to the lens, or behind it, has no place in the picture
 _FIT_STEPS = 4
 # Standard deviation and limit, degrees, of: the camera above or below the face; the nod; the head's lean to a shoulder.
 _TURNS = ((6.5, 45.0), (9.5, 45.0), (6.0, 30.0))
@@ -35,7 +36,7 @@ class Camera:
     rotation: FloatArray  # (3, 3) model to the frame of the line of sight (x right, y up, z towards the camera)
     distance: float
     turn: FloatArray  # (3, 3) how the camera is turned away from the face: that frame to its own, z forward in both
-    scale: float  # pixels per mm at the model's origin
+    scale: float  # pixels per mm at the model's origin where the camera is not turned; else focal length / distance
     offset: FloatArray  # (2,) the origin's pixel
     pose: FloatArray
 
@@ -43,6 +44,12 @@ class Camera:
     def view(self) -> FloatArray:
         """Unit vector (3,) in the model frame from the face to the camera."""
         return self.rotation[2]
+
+    def sees(self, points: FloatArray) -> NDArray[np.bool_]:
+        """Which model points (N, 3) lie before the lens: (N,). Of a near head, shoulders may lie behind it."""
+        if not np.isfinite(self.distance):
+            return np.ones(len(points), dtype=bool)
+        return np.asarray(_rays(points @ self.rotation.T, self.distance, self.turn)[:, 2] > _BEFORE_LENS)
 
     def project(self, points: FloatArray) -> FloatArray:
         """(N, 3) model points to crop pixels x, y (down) and a depth in mm (bigger = nearer)."""
@@ -128,8 +135,14 @@ def _image_plane(seen: NDArray[np.floating], distance: float, turn: FloatArray) 
     """Points (N, 3) in the frame of the line of sight to the image (N, 2): mm about where the head's origin is seen."""
     if not np.isfinite(distance):
         return seen[:, :2].astype(np.float64)
-    rays = (seen * [1.0, 1.0, -1.0] / distance + [0.0, 0.0, 1.0]) @ turn.T.astype(np.float64)
+    rays = _rays(seen, distance, turn)
     return np.asarray(distance * (rays[:, :2] / rays[:, 2:] - turn[:2, 2] / turn[2, 2]), dtype=np.float64)
+
+
+def _rays(seen: NDArray[np.floating], distance: float, turn: FloatArray) -> NDArray[np.float64]:
+    """From the lens to the points, in shares of the distance, in the turned camera's frame (z forward)."""
+    rays = (seen * [1.0, 1.0, -1.0] / distance + [0.0, 0.0, 1.0]) @ turn.T.astype(np.float64)
+    return np.asarray(rays, dtype=np.float64)
 
 
 def fit_orthographic(

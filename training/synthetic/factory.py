@@ -220,8 +220,10 @@ class FaceFactory:
 
     def _rasterize(self, scene: shading.Scene, masks: ByteArray, camera: Camera) -> GeometryBuffer:
         buffer = empty_buffer(int(self.size * _SUPERSAMPLING))
+        whole = camera.sees(scene.positions)[scene.triangles].all(axis=1, keepdims=True)
+        triangles = scene.triangles * whole  # one that reaches behind the lens becomes a point, which is not drawn
         rasterize(
-            self._screen(scene.positions, camera), scene.triangles, scene.uv, scene.one_sided, scene.mask_of,
+            self._screen(scene.positions, camera), triangles, scene.uv, scene.one_sided, scene.mask_of,
             scene.threshold, masks, scene.texture_of, *self._atlas, buffer.depth, buffer.triangle, buffer.weights,
         )  # fmt: skip
         return buffer

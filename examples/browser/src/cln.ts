@@ -189,6 +189,7 @@ export class Reconstructor {
 /** Follows the faces of one video or camera: see `Tracker.track`. */
 export class VideoTracker {
   private readonly tracker: Tracker;
+  private last: Promise<unknown> = Promise.resolve();
 
   constructor(
     private readonly reconstructor: Reconstructor,
@@ -197,8 +198,17 @@ export class VideoTracker {
     this.tracker = new Tracker(reconstructor, options);
   }
 
-  /** The faces of the next frame, smoothed, by id; `seconds` must be later than the last frame's. */
-  async track(frame: ImageSource, seconds: number): Promise<TrackedFace[]> {
+  /**
+   * The faces of the next frame, smoothed, by id; `seconds` must be later than the last frame's. A call while another is
+   * under way waits for it, and takes a video's frame of then.
+   */
+  track(frame: ImageSource, seconds: number): Promise<TrackedFace[]> {
+    const next = this.last.then(() => this.next(frame, seconds));
+    this.last = next.catch(() => undefined);
+    return next;
+  }
+
+  private async next(frame: ImageSource, seconds: number): Promise<TrackedFace[]> {
     this.reconstructor.timings = { ...nothing };
     const isVideo = "videoWidth" in frame;
     const pixels = isVideo ? await this.reconstructor.framePixels(frame) : this.reconstructor.pixels(frame);

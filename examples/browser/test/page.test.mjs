@@ -207,6 +207,26 @@ describe("photographs", () => {
     assert.deepEqual(view.problems, []);
   });
 
+  test("faces of the picture before are gone as soon as the next is shown", async () => {
+    await choose(view.page, file("astronaut.jpg"));
+    const during = await view.page.evaluate(async () => {
+      const { cln } = globalThis;
+      const reconstructor = await cln.reconstructor();
+      const usual = reconstructor.reconstruct;
+      const state = () => [cln.faces.length, document.getElementById("save-glb").disabled];
+      return new Promise((resolve) => {
+        reconstructor.reconstruct = () => {
+          reconstructor.reconstruct = usual;
+          resolve(state());
+          throw new Error("no answer");
+        };
+        document.getElementById("example").click();
+      });
+    });
+    assert.deepEqual(during, [0, true]);
+    assert.match(await alarm(view.page), /no answer/);
+  });
+
   test("the keyboard turns the mesh", async () => {
     await choose(view.page, file("astronaut.jpg"));
     const canvas = view.page.locator("#mesh");
@@ -238,7 +258,9 @@ describe("downloads", () => {
     await own.close();
     await view.page.reload();
     await status(view.page, "Ready");
-    assert.equal((await choose(view.page, file("astronaut.jpg"))).length, 1);
+    await view.page.click("#example");
+    await status(view.page, "astronaut.jpg: 1 face");
+    assert.match(await view.page.evaluate(async () => (await fetch("LICENSES.txt")).text()), /Microsoft[^]*Apache License/);
     await view.context.close();
   });
 
@@ -343,6 +365,37 @@ describe("camera", () => {
     }
     t.diagnostic(`landmarks ${most.toFixed(3)} px over ${expected.clip.length} frames`);
     assert.ok(most < PIXELS, `landmarks: ${most} px apart`);
+  });
+
+  test("frames that are handed over faster than they are tracked wait for each other; others are refused", async (t) => {
+    const view = await open(browser, server);
+    t.after(() => view.context.close());
+    await status(view.page, "Ready");
+    const jpeg = (await readFile(file("clip.mjpeg"))).subarray(...expected.clip[0].bytes).toString("base64");
+    const { ids, refused } = await view.page.evaluate(async (base64) => {
+      const { cln } = globalThis;
+      const reconstructor = await cln.reconstructor();
+      const frame = await createImageBitmap(new Blob([Uint8Array.from(atob(base64), (c) => c.charCodeAt(0))]));
+      const tracker = new cln.VideoTracker(reconstructor);
+      const found = await Promise.all([0, 0.1, 0.2, 0.3, 0.4].map((seconds) => tracker.track(frame, seconds)));
+      const attempts = [
+        () => tracker.track(frame, 0.4),
+        () => tracker.track(frame, Number.POSITIVE_INFINITY),
+        ...[{ maxFaces: 0 }, { maxFaces: Number.NaN }, { patience: -1 }, { smoothing: "toString" }].map(
+          (options) => async () => new cln.VideoTracker(reconstructor, options),
+        ),
+      ];
+      const outcomes = await Promise.allSettled(attempts.map((attempt) => attempt()));
+      return {
+        ids: found.map((faces) => faces.map(({ id, age }) => [id, age])),
+        refused: outcomes.map(({ reason }) => reason?.name ?? "accepted"),
+      };
+    }, jpeg);
+    assert.deepEqual(
+      ids,
+      [0, 1, 2, 3, 4].map((age) => [[0, age]]),
+    );
+    assert.deepEqual([...new Set(refused)], ["ClnError"]);
   });
 
   /** In the page: the faces of a frame. */

@@ -91,9 +91,12 @@ export class Tracker {
     private readonly networks: Networks,
     { maxFaces = T.maxFaces, smoothing = T.smoothing, patience = T.patience }: TrackerOptions = {},
   ) {
+    if (!(maxFaces >= 1 && patience >= 0 && patience < Number.POSITIVE_INFINITY)) {
+      throw new ClnError(`tracker: expected maxFaces >= 1 and patience >= 0 seconds, got ${maxFaces} and ${patience}`);
+    }
     this.maxFaces = maxFaces;
     this.patience = patience;
-    if (!(smoothing in settings)) {
+    if (!Object.hasOwn(settings, smoothing)) {
       throw new ClnError(`smoothing: expected one of ${Object.keys(settings).join(", ")}, got '${smoothing}'`);
     }
     this.setting = settings[smoothing];
@@ -101,7 +104,7 @@ export class Tracker {
 
   /** The faces of the next frame, by id; `seconds` must be later than the last frame's. */
   async track(image: Pixels, seconds: number): Promise<TrackedFace[]> {
-    if (!(seconds > this.time)) {
+    if (!(seconds > this.time && seconds < Number.POSITIVE_INFINITY)) {
       throw new ClnError(`time stamp: expected seconds after the last frame's ${this.time}, got ${seconds}`);
     }
     const step = this.time === Number.NEGATIVE_INFINITY ? 0 : seconds - this.time;

@@ -32,8 +32,14 @@ export class Camera {
     video.muted = true;
     video.playsInline = true;
     video.srcObject = stream;
-    await video.play();
-    return new Camera(stream, video);
+    const camera = new Camera(stream, video);
+    try {
+      await video.play();
+    } catch (error) {
+      camera.close();
+      throw new ClnError(`The camera's picture can't be shown (${(error as DOMException).message}); start it again.`);
+    }
+    return camera;
   }
 
   /** Calls `onFrame` with each new frame and its time in seconds, which only grows, never while an earlier call is under way. */

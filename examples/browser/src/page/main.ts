@@ -102,6 +102,18 @@ function setSize(width: number, height: number): void {
   element("hint").hidden = true;
 }
 
+/** Takes away the faces of the picture before: they are none of this one's. */
+function clearFaces(name: string): void {
+  faces = [];
+  selected = 0;
+  Object.assign(shown, { faces });
+  drawFaces(overlayContext, faces);
+  meshView?.show(undefined, picture);
+  saveGlb.disabled = saveJson.disabled = true;
+  listFaces();
+  picture.setAttribute("aria-label", name);
+}
+
 /** Draws `source` and takes its pixels. */
 function takePicture(source: ImageBitmap): Pixels {
   const { width, height } = source;
@@ -125,16 +137,16 @@ async function showPhoto(blob: Blob, fileName: string): Promise<void> {
   clearError();
   turn += 1;
   const mine = turn;
+  let bitmap: ImageBitmap | undefined;
   try {
-    const bitmap = await decode(blob, fileName);
+    bitmap = await decode(blob, fileName);
     const reconstruct = await reconstructor();
-    if (mine !== turn) return bitmap.close();
+    if (mine !== turn) return;
     say(`Looking for faces in ${fileName}…`);
     const started = performance.now();
     const pixels = takePicture(bitmap);
-    bitmap.close();
     const read = performance.now();
-    drawFaces(overlayContext, []);
+    clearFaces(fileName);
     const found = await reconstruct.reconstruct(pixels);
     if (mine !== turn) return;
     shownName = fileName;
@@ -147,12 +159,14 @@ async function showPhoto(blob: Blob, fileName: string): Promise<void> {
     describe(fileName);
   } catch (error) {
     if (mine === turn) fail(error);
+  } finally {
+    bitmap?.close();
   }
 }
 
 async function decode(blob: Blob, fileName: string): Promise<ImageBitmap> {
   try {
-    // The pixels as they are in the file, as the Python runtime reads them: no colour profile is applied.
+    // Colours as they are in the file, as the Python runtime reads them: no profile is applied.
     return await createImageBitmap(blob, { colorSpaceConversion: "none", premultiplyAlpha: "none" });
   } catch {
     throw new Error(`${fileName} is no picture that this browser can read; choose a JPEG, PNG or WebP file.`);
@@ -226,6 +240,7 @@ async function startCamera(): Promise<void> {
     if (mine !== turn) return opened.close();
     camera = opened;
     shownName = "camera";
+    clearFaces("The camera's picture");
     cameraButton.textContent = "Stop the camera";
     cameraButton.setAttribute("aria-pressed", "true");
     mirror(true);
@@ -246,6 +261,7 @@ async function startCamera(): Promise<void> {
       say("The camera ended.");
     }
   } catch (error) {
+    if (mine !== turn) return; // of a camera that is no longer wanted
     stopCamera();
     fail(error);
   }
@@ -346,8 +362,14 @@ function watchControls(): void {
   for (const select of [backendSelect, engineSelect]) select.addEventListener("change", reload);
   saveGlb.addEventListener("click", async () => {
     const face = faces[selected];
-    const pixels = pictureContext.getImageData(0, 0, picture.width, picture.height);
-    if (face) save(await toGlb(face, pixels), "model/gltf-binary", `_${selected}.glb`);
+    if (!face) return;
+    const suffix = `_${selected}.glb`;
+    try {
+      const pixels = pictureContext.getImageData(0, 0, picture.width, picture.height);
+      save(await toGlb(face, pixels), "model/gltf-binary", suffix);
+    } catch (error) {
+      fail(error);
+    }
   });
   saveJson.addEventListener("click", () => {
     save(`${JSON.stringify({ image: shownName, faces })}\n`, "application/json", ".json");
