@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from runtime import Face, FileFormatError, MismatchError, load_face_model
+from runtime import Face, FileFormatError, MismatchError, Roi, load_face_model
 from runtime.face_data import faces_to_csv, landmarks_to_pts
 from tests.runtime.faces import MODEL, posed
 
@@ -22,6 +22,13 @@ def test_json_gives_the_face_back_mesh_and_all():
     assert np.array_equal(back.vertices, face.vertices) and np.array_equal(back.landmarks, face.landmarks)
     assert back.pose.yaw == face.pose.yaw and back.roi == face.roi and np.array_equal(back.visible, face.visible)
     assert back.to_dict() == face.to_dict() and Face.from_dict(face.to_dict(), MODEL).model is MODEL
+
+
+def test_a_face_is_printed_in_a_line_and_takes_numpys_numbers():
+    face = posed(30, -10, 5)
+    assert repr(face).startswith("Face(box=(") and "yaw=30.0, pitch=-10.0" in repr(face) and len(repr(MODEL)) < 120
+    place = {name: np.float32(value) for name, value in dataclasses.asdict(face.roi).items()}
+    assert json.loads(json.dumps(dataclasses.replace(face, roi=Roi(**place)).to_dict()))["roi"] == pytest.approx(place)
 
 
 def test_landmarks_that_a_filter_has_moved_stay_moved():

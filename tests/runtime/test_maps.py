@@ -69,6 +69,7 @@ def test_the_larger_face_is_in_front():
 
 
 def test_no_face_and_wrong_shapes():
+    np.testing.assert_array_equal(depth_map(posed(), np.int64(64)), depth_map(posed(), 64))
     assert np.isnan(depth_map([], (4, 5))).all() and not depth_picture(depth_map([], (4, 5))).any()
     for faces, shape in (([], 64), ([posed(), posed()], 64), (posed(), 0), (posed(), (3, 4, 5)), (posed(), (1e3, 5))):
         with pytest.raises(InvalidInputError, match="shape: expected"):

@@ -289,6 +289,13 @@ def test_the_command_takes_videos_among_photographs(tmp_path, capsys):
     assert {"talk.jsonl", "talk.csv", "me.json", "cut.jsonl", "cut.csv"} <= names and "talk.mp4" not in names
     assert main([*inputs, "--out", str(out), "--no-video", "--threads", "1"]) == 1  # the cut one is tried again
     assert "talk.mp4: finished before" in capsys.readouterr().out
+    assert main([*inputs, "--out", str(out), "--no-video", "--save", "csv"]) == 1  # a video's results are as they were
+    assert "talk.mp4: finished before" in capsys.readouterr().out
+    (tmp_path / "boxes.json").write_text('{"talk.mp4": [[1, 2, 30, 40]]}')
+    assert main([*inputs, "--out", str(out), "--boxes", str(tmp_path / "boxes.json")]) == 2
+    assert "got some of a video" in capsys.readouterr().err
+    for option in (["--smoothing", "toString"], ["--max-faces", "0"]):
+        assert main([inputs[1], "--out", str(out), *option]) == 2 and option[0] in capsys.readouterr().err
     (tmp_path / "no.mp4").write_text("no video")
     assert main([str(tmp_path / "no.mp4"), "--out", str(out)]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -112,6 +112,11 @@ def test_a_file_says_only_what_it_changes(write) -> None:
         ("model = 3", "model: expected CLNConfig"),
         ("optimizer = 'adam'", "sgd, adamw"),
         ("learning_rate = 0", "learning_rate must be positive"),
+        ("weight_decay = -1.0", "weight_decay must be at least 0"),
+        ("ema_decay = 1.0", "ema_decay must be from 0"),
+        ("[model]\nheads = 0", "heads must be at least 1"),
+        ("[loss]\nwing_curvature = 0.0", "wing_curvature must be positive"),
+        ("[loss]\nwpdc_vertices = -1", "wpdc_vertices must be at least 0"),
         ("micro_batch = 48", "divisor of batch_size 64"),
         ("milestones = [0.8, 0.6]", "rising"),
         ("[augment]\nerase_size = [0.1]", "augment.erase_size"),
@@ -162,3 +167,5 @@ def test_the_command_line_changes_a_config() -> None:
     assert (config.model.cat, config.model.cdsda, config.micro_batch, config.seed) == (False, True, 32, 5)
     with pytest.raises(InvalidInputError, match="batch_size must be positive"):
         config_of(parse_arguments([*line, "--batch-size", "0"]))
+    with pytest.raises(InvalidInputError, match="seed must be at least 0"):
+        config_of(parse_arguments([*line, "--seed", "-1"]))

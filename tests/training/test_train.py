@@ -25,6 +25,7 @@ from training.learning import sources
 from training.learning.distributed import ProcessGroup
 from training.learning.forward import pick_device
 from training.learning.interruption import interruption
+from training.learning.log import MetricsLog
 from training.learning.mixture import Source, StepLosses, step_indices
 from training.learning.optimization import learning_rate
 from training.learning.read_ahead import ReadAhead
@@ -374,6 +375,27 @@ def test_an_average_that_is_not_finite_is_not_resumed(make_run) -> None:
         make_run("run", resume=True)
 
 
+def test_a_state_with_a_part_missing_is_not_resumed(make_run) -> None:
+    run = make_run("run")
+    run.save()
+    path = run.options.out / STATE_NAME
+    state = load_plain(path)
+    for changed in ({"optimizer": {}}, {"step": "x"}):
+        path.write_bytes(dump({**state, **changed}))
+        with pytest.raises(FileFormatError, match="expected a whole training state"):
+            make_run("run", resume=True)
+    path.write_bytes(dump({name: value for name, value in state.items() if name != "average"}))
+    with pytest.raises(FileFormatError, match="one without average"):
+        make_run("run", resume=True)
+
+
+def test_half_a_line_of_figures_is_dropped(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2}\n{"step": 4, "to')  # as a full disk leaves it
+    with MetricsLog(tmp_path, 4, tensorboard=False) as log:
+        log.write(4, {"total": 1.0})
+    assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [2, 4]
+
+
 def test_batches_are_made_ahead_in_order_and_an_error_comes_when_its_turn_has() -> None:
     made: list[int] = []
 
@@ -553,6 +575,8 @@ def test_fine_tuning_starts_where_a_checkpoint_ended(labelled: list, make_run, t
     for name, value in trained.state_dict.items():
         assert torch.equal(run.model.state_dict()[name], value), name
         assert torch.equal(run.average.model.state_dict()[name], value), name
+    with pytest.raises(InvalidInputError, match="--no-cdsda: expected a network that starts from nothing"):
+        train.open_run(train.parse_arguments([*arguments, "--no-cdsda"]), ProcessGroup())
     labelled.append(make_face_model(seed=1))
     assert train.main(arguments) == 2
     assert "face model" in capsys.readouterr().err
