@@ -2,9 +2,9 @@
 
 Images uint8 (B, W, W, 3), BGR, with params (B, 62) in their pixel frame (0-based, x right, y down) become crops uint8
 (B, S, S, 3) with params in the crop's frame. The crop is the landmarks' region (`runtime.roi`: the box's middle, sqrt 2
-times its longer side) after a turn of the image, jittered; beyond its edges the image is
-mirrored (a smear, as the runtime's replicated pixels are, would give a turn away). With points as labels it is the
-image's middle, W / MARGIN pixels, whatever the turn: the known points need not span the face.
+times its longer side) after a turn of the image, jittered; beyond its edges the image is mirrored (a smear, as the
+runtime's replicated pixels are, would give a turn away). With points as labels it is the image's middle, W / MARGIN
+pixels, whatever the turn: the known points need not span the face.
 
 A map of the image is x' = A x + b with A = scale * rotation * (mirror); labels follow exactly (`transform_params`,
 `LandmarkLabels.moved`).

@@ -371,7 +371,7 @@ def test_an_average_that_is_not_finite_is_not_resumed(make_run) -> None:
     run = make_run("run")
     run.average.model.global_stream[0].norm3.running_mean.fill_(torch.nan)
     run.save()
-    with pytest.raises(FileFormatError, match="averaged weights"):
+    with pytest.raises(FileFormatError, match="expected finite averaged weights"):
         make_run("run", resume=True)
 
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from runtime.errors import FileFormatError, InvalidInputError
+from runtime.errors import ClnError, FileFormatError, InvalidInputError
 from runtime.face_model import FaceModel
 from runtime.files import write_atomically
 from training.checkpoint import Checkpoint, dump, save_checkpoint
@@ -119,6 +119,8 @@ class Run:
         else:
             try:
                 self._restore(state)
+            except ClnError:
+                raise
             except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
                 raise FileFormatError(
                     f"{self.options.out / STATE_NAME}: expected a whole training state, got one that is not ({error}); "
