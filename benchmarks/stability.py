@@ -385,9 +385,16 @@ def memory(studio: Studio, reconstruct: Reconstructor, minutes: float) -> Result
                 tracker(frame.image, (start + frame.index) / 30)
                 done += 1
                 if done == 1800:
-                    first = resident_mb() or 0.0
-            last = resident_mb() or 0.0
+                    first = _resident()
+            last = _resident()
     return {"memory_growth_mb": last - first, "memory_frames": done}
+
+
+def _resident() -> float:
+    resident = resident_mb()
+    if resident is None:
+        raise InvalidInputError("--hour: expected a system that tells a process's memory (Linux), got another")
+    return resident
 
 
 def _measure(options: argparse.Namespace) -> None:

@@ -20,13 +20,13 @@ from typing import Any
 
 from runtime import FileFormatError, InvalidInputError, Reconstructor
 from runtime.batches import FOLDER_BATCH, Outcome, Run, process
-from runtime.command import Exit, command, exit_status, print_error
+from runtime.command import Exit, command, counted, exit_status, print_error
 from runtime.drawing import DRAWERS
 from runtime.engines.onnx import default_threads
 from runtime.items import Item, Work, check_names, collect, with_stems
 from runtime.results import Results
 from runtime.savers import DEFAULT_PARTS, DEFAULT_SAVERS, SAVERS, check_draw, check_savers
-from runtime.smoothing import SETTINGS
+from runtime.smoothing import find_setting
 
 _LINES = 20  # items up to which each has its own line
 _BAR = 30  # characters
@@ -44,9 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _show_camera(options, video)
     if options.out is None or not options.inputs:
         raise InvalidInputError("expected photographs or videos and --out DIR, or --camera 0; see --help")
-    if options.smoothing not in SETTINGS:
-        names = ", ".join(SETTINGS)
-        raise InvalidInputError(f"--smoothing: expected one of {names}, got '{options.smoothing}'")
+    try:
+        find_setting(options.smoothing)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"--{error}") from None
     if options.max_faces < 1:
         raise InvalidInputError(f"--max-faces: expected at least 1, got {options.max_faces}")
     if options.batch is not None and options.batch < 1:
@@ -144,7 +145,7 @@ def _describe(outcome: Outcome, out: Path, savers: Sequence[str]) -> str:
     if not faces:
         return f"{outcome.photo}: no face found; {wrote} (give boxes with --boxes to skip detection)"
     angles = "; ".join(f"yaw {f.pose.yaw:+.0f}° pitch {f.pose.pitch:+.0f}° roll {f.pose.roll:+.0f}°" for f in faces)
-    return f"{outcome.photo}: {_counted(len(faces), 'face')} ({angles}); {wrote}"
+    return f"{outcome.photo}: {counted(len(faces), 'face')} ({angles}); {wrote}"
 
 
 def _tell_sum(outcomes: Iterable[Outcome], total: int, work: Work) -> int:
@@ -171,7 +172,7 @@ def _tell_sum(outcomes: Iterable[Outcome], total: int, work: Work) -> int:
         print(file=sys.stderr)
     seconds = time.perf_counter() - started
     print(
-        f"{_counted(faces, 'face')} in {_counted(total, 'file')}, {faces / seconds:.1f} faces/s over {seconds:.1f} s; "
+        f"{counted(faces, 'face')} in {counted(total, 'file')}, {faces / seconds:.1f} faces/s over {seconds:.1f} s; "
         f"{f'{finished} finished before, ' if finished else ''}{_left_alone(work.left_alone)}"
         f"{empty} without a face, {len(skipped)} skipped"
     )
@@ -184,15 +185,11 @@ def _tell_sum(outcomes: Iterable[Outcome], total: int, work: Work) -> int:
     return exit_status(skipped=len(skipped), total=total)
 
 
-def _counted(count: int, name: str) -> str:
-    return f"{count} {name}{'s' * (count != 1)}"
-
-
 def _left_alone(kinds: Counter[str]) -> str:
     if not kinds:
         return ""
     listed = ", ".join(f"{count} {suffix}" for suffix, count in kinds.most_common(5))
-    return f"{_counted(kinds.total(), 'other file')} left alone ({listed}), "
+    return f"{counted(kinds.total(), 'other file')} left alone ({listed}), "
 
 
 def _read_boxes(path: Path, items: Sequence[Item]) -> dict[Path, Any]:

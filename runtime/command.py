@@ -109,6 +109,11 @@ def print_error(error: object) -> None:
     print(f"error: {one_line(error)}", file=sys.stderr)
 
 
+def counted(count: int, name: str) -> str:
+    """So many of what `name` is one of, in a word that takes an s."""
+    return f"{count} {name}{'s' * (count != 1)}"
+
+
 def one_line(error: object) -> str:
     """An exception or a text as one printable line; of the system's errors, the file's name and what to do too."""
     text = str(error)

@@ -1,6 +1,7 @@
 """Files are written beside their place and renamed into it, so that a reader never sees half of one.
 
 What is no plain file is written to as it stands: a pipe or a device gets the bytes, a link's target the content.
+Hashes of files, and arrays of `.npy` files, are read here, too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,12 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import FileFormatError
 
 _reading_umask = threading.Lock()
 _OWN_OUTPUT = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
@@ -94,6 +101,19 @@ def cache_folder(name: str) -> Path | None:
 def sha256(data: bytes) -> str:
     """SHA-256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def read_npy(path: Path) -> NDArray[Any]:
+    """The array of a `.npy` file: no archive and nothing pickled, whatever the file begins with.
+
+    Raises:
+        FileFormatError: it holds something else, or is cut off.
+    """
+    try:
+        with path.open("rb") as file:
+            return np.asarray(np.lib.format.read_array(file, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise FileFormatError(f"{path}: expected a NumPy array, got one that can't be read ({error})") from None
 
 
 def sha256_of_file(path: str | os.PathLike[str]) -> str:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.command import counted
 from runtime.drawing import draw_faces, write_text
 from runtime.errors import EngineUnavailableError
 from runtime.files import write_atomically
@@ -102,7 +103,7 @@ def show_camera(
 def _text(times: deque[float], spent: float, faces: int) -> str:
     passed = times[-1] - times[0]
     rate = (len(times) - 1) / passed if passed > 0 else 0.0
-    return f"{rate:.0f} frames/s  {spent:.1f} ms  {faces} face{'s' * (faces != 1)}"
+    return f"{rate:.0f} frames/s  {spent:.1f} ms  {counted(faces, 'face')}"
 
 
 def _write(picture: NDArray[np.uint8], text: str) -> None:

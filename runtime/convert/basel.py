@@ -28,6 +28,7 @@ from runtime.convert.draft import ModelDraft, checked_count
 from runtime.convert.plain_pickle import read_plain_pickle
 from runtime.errors import EngineUnavailableError, FileFormatError
 from runtime.face_model import LANDMARKS, POSE_SIZE
+from runtime.files import read_npy
 
 COEFFICIENTS = "bfm2009-3ddfa"
 """Metadata `coefficients` of a model whose coefficients are Shape_Para and Exp_Para."""
@@ -183,10 +184,7 @@ def _dictionary(path: Path) -> dict[str, Any]:
 def _load_npy(path: Path) -> NDArray[Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected this file of 3DDFA's configs, found none; copy it there")
-    try:
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (ValueError, EOFError) as error:
-        raise FileFormatError(f"{path}: expected a NumPy array, got one that can't be read ({error})") from None
+    return read_npy(path)
 
 
 def _numbers(path: Path, content: dict[str, Any], name: str) -> NDArray[Any]:

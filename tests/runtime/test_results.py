@@ -41,7 +41,7 @@ def photo(path, level=80):
 
 
 def content(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != LIST_NAME}
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != LIST_NAME}
 
 
 def test_photographs_in_the_folder_of_results_and_other_programs_files_stay(tmp_path, run):
@@ -157,15 +157,11 @@ def test_no_result_takes_a_folders_place_and_no_input_goes_with_old_results(tmp_
     photo(tmp_path / "a.jpg")
     assert run(tmp_path / "a.jpg", "--out", tmp_path)[0] == 0
     (tmp_path / "a_0.obj").mkdir()
-    before = content_of_files(tmp_path)
+    before = content(tmp_path)
     status, _, err = run(tmp_path / "a.jpg", "--out", tmp_path, "--save", "json,obj", "--again", "--overwrite")
-    assert status == 2 and "a_0.obj: is a folder" in err and content_of_files(tmp_path) == before
+    assert status == 2 and "a_0.obj: is a folder" in err and content(tmp_path) == before
     status, *_ = run(tmp_path / "a.jpg", tmp_path / "a_faces.jpg", "--out", tmp_path, "--save", "json")
     assert status == 0 and (tmp_path / "a_faces.jpg").is_file()  # a result of the first run, and an input of this one
-
-
-def content_of_files(folder):
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != LIST_NAME}
 
 
 def test_a_sequence_does_not_take_its_own_pictures_for_frames(tmp_path, run):

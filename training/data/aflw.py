@@ -33,6 +33,7 @@ import numpy as np
 
 from runtime.errors import FileFormatError, InvalidInputError
 from runtime.face_model import LANDMARKS
+from runtime.files import read_npy
 from runtime.roi import Roi
 from training.data.landmarks import AFLW_21, PointFace
 from training.data.points import PointFaces
@@ -125,11 +126,7 @@ def load_aflw_crops(folder: str | os.PathLike[str]) -> PointFaces:
 def _protocol_array(path: Path, count: int, shape: tuple[int | None, ...]) -> np.ndarray:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected this file of 3DDFA's test.configs, found none; copy it there.")
-    try:
-        with path.open("rb") as file:
-            value = np.lib.format.read_array(file, allow_pickle=False)  # no archive, whatever the file begins with
-    except (ValueError, EOFError) as error:
-        raise FileFormatError(f"{path}: expected a NumPy array, got one that can't be read ({error}).") from None
+    value = read_npy(path)
     expected = (count, *shape)
     fits = value.ndim == len(expected) and all(e in (None, n) for e, n in zip(expected, value.shape, strict=True))
     if not fits or value.dtype.kind not in "fiu" or not np.isfinite(value).all():

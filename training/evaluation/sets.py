@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import FileFormatError, InvalidInputError, MismatchError
+from runtime.files import read_npy
 from training.data.aflw import load_aflw, load_aflw_crops
 from training.data.aflw2000 import AnnotatedFace
 from training.data.landmarks import AFLW_21, IBUG_68, PointFace, Scheme
@@ -84,16 +85,14 @@ def read_yaws(path: str, names: Sequence[str]) -> NDArray[np.float64]:
         raise FileNotFoundError(f"{path}: expected a file of yaws, found none; check the path.")
     try:
         if file.suffix == ".npy":
-            with file.open("rb") as array:
-                read = np.lib.format.read_array(array, allow_pickle=False)
-            values = np.asarray(read, dtype=np.float64).ravel().tolist()
+            values = np.asarray(read_npy(file), dtype=np.float64).ravel().tolist()
             given = dict(zip(names, values, strict=False))
             count = len(values)
         else:
             lines = [line.replace(",", " ").split() for line in file.read_text(encoding="utf-8-sig").splitlines()]
             given = {Path(name).stem: float(degrees) for name, degrees in filter(None, lines)}
             count = len(names)
-    except (ValueError, EOFError) as error:
+    except ValueError as error:
         raise FileFormatError(
             f"{path}: expected lines 'NAME DEGREES', or a .npy of degrees, got neither ({error}); write it again."
         ) from error

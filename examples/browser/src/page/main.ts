@@ -104,12 +104,7 @@ function setSize(width: number, height: number): void {
 
 /** Takes away the faces of the picture before: they are none of this one's. */
 function clearFaces(name: string): void {
-  faces = [];
-  selected = 0;
-  Object.assign(shown, { faces });
-  drawFaces(overlayContext, faces);
-  meshView?.show(undefined, picture);
-  saveGlb.disabled = saveJson.disabled = true;
+  setFaces([]);
   listFaces();
   picture.setAttribute("aria-label", name);
 }
@@ -124,9 +119,15 @@ function takePicture(source: ImageBitmap): Pixels {
 }
 
 function show(found: readonly Face[], timings: Timings): void {
+  setFaces(found);
+  Object.assign(shown, { timings, frames: shown.frames + 1 });
+}
+
+/** Draws faces, shows the chosen one's mesh, and offers to save what there is. */
+function setFaces(found: readonly Face[]): void {
   faces = found;
   selected = Math.min(selected, Math.max(faces.length - 1, 0));
-  Object.assign(shown, { faces, timings, frames: shown.frames + 1 });
+  Object.assign(shown, { faces });
   drawFaces(overlayContext, faces);
   meshView?.show(faces[selected], picture);
   saveGlb.disabled = saveJson.disabled = faces.length === 0;
