@@ -17,6 +17,7 @@ const folder = resolve(process.env.CLN_EXPECTED ?? join(repository, "out/browser
 const python = process.env.PYTHON ?? join(repository, ".venv/bin/python");
 const ROUNDS = 5;
 const RUNS = 40;
+const SETTLING = 600; // runs before any is counted: for some seconds the browser compiles, beside them, what runs often
 const WARM = 100; // frames of the camera before any is counted
 const FRAMES = 500;
 
@@ -65,6 +66,7 @@ async function network(engine) {
   await status(view.page, "Ready");
   const threads = await view.page.evaluate(async () => (await globalThis.cln.reconstructor()).threads);
   const times = { page: [], native: [] };
+  await inPage(view.page, SETTLING);
   for (let round = 0; round < ROUNDS; round++) {
     times.page.push(...(await inPage(view.page, RUNS)));
     times.native.push(...(await native(engine, threads)));
