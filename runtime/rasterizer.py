@@ -144,19 +144,27 @@ def surface_depth(
     if compiled.cln_cpp is not None:
         return np.asarray(compiled.cln_cpp.surface_depth(at, mesh, np.ascontiguousarray(triangles, dtype=np.int32)))
     depth = np.full(len(at), -_INFINITY, dtype=np.float32)
-    corners = _columns(triangles)
-    x, y, z = (axis.take(corners) for axis in _columns(mesh))  # (3, T)
+    axes, corners = _columns(mesh), _columns(triangles)
+    x, y = (axis.take(corners) for axis in axes[:2])  # (3, T)
+    few = len(at) * len(triangles) <= _PAIRS_AT_ONCE  # fewer triangles than there are are asked at all
     with np.errstate(all="ignore"):
-        ax, ay, bx, by = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
-        planes = np.stack([x[0], y[0], z[0], ax, ay, bx, by, 1 / (ax * by - bx * ay), z[1] - z[0], z[2] - z[0]])
+        planes = None if few else _planes(axes, corners)
         for point, triangle in _near(at, x, y):
-            left, top, near, ax, ay, bx, by, inverse, az, bz = planes.take(triangle, axis=1)
+            asked = _planes(axes, corners.take(triangle, axis=1)) if planes is None else planes.take(triangle, axis=1)
+            left, top, near, ax, ay, bx, by, inverse, az, bz = asked
             px, py = at[:, 0].take(point) - left, at[:, 1].take(point) - top
             w1, w2 = (px * by - py * bx) * inverse, (ax * py - ay * px) * inverse
             over = near + w1 * az + w2 * bz
             kept = np.flatnonzero((w1 >= _INSIDE) & (w2 >= _INSIDE) & (w1 + w2 <= 1 - _INSIDE) & np.isfinite(over))
             np.maximum.at(depth, point.take(kept), over.take(kept))
     return depth
+
+
+def _planes(axes: NDArray[np.float32], corners: NDArray[np.intp]) -> NDArray[np.float32]:
+    """(10, T): a corner's x, y and z; what x and y grow by to the second and the third; 1 / area; what z grows by."""
+    x, y, z = (axis.take(corners) for axis in axes)  # (3, T)
+    ax, ay, bx, by = x[1] - x[0], y[1] - y[0], x[2] - x[0], y[2] - y[0]
+    return np.stack([x[0], y[0], z[0], ax, ay, bx, by, 1 / (ax * by - bx * ay), z[1] - z[0], z[2] - z[0]])
 
 
 def _near(
