@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from runtime.savers import DEFAULT_PARTS, DEFAULT_SAVERS, Photograph, save
 
 RESULTS_VERSION = 1
 """Part of the settings: another version's results are not taken for finished."""
-FOLDER_BATCH = 8
+FOLDER_BATCH = 4
 """Faces in one call, of many photographs. Reading is what takes long, so what the network still has to do when the last
 photograph is read should be little; larger calls gain nothing on a CPU."""
 _AHEAD = 4  # photographs read before the network wants them
@@ -84,14 +84,28 @@ class Run:
     """What else the results depend on, as plain values."""
 
     def settings_of(self, item: Item) -> str:
-        """A hash of all that the results of a photograph depend on, besides its content."""
+        """A hash of all that the results of an item depend on, besides its content."""
+        boxes = self.boxes.get(item.path)
+        if boxes is not None:
+            return self._hash(item.is_video, boxes)
+        return self._of_videos if item.is_video else self._of_photographs
+
+    @cached_property
+    def _of_photographs(self) -> str:  # of all without boxes
+        return self._hash(False, None)
+
+    @cached_property
+    def _of_videos(self) -> str:
+        return self._hash(True, None)
+
+    def _hash(self, is_video: bool, boxes: Any) -> str:
         values = {
             "version": RESULTS_VERSION,
             "engine": self.reconstruct.engine.manifest.to_json(),
-            "savers": None if item.is_video else list(self.savers),
-            "parts": None if item.is_video else list(self.parts),
-            "boxes": self.boxes.get(item.path),
-            "video": dict(self.video) if item.is_video else None,
+            "savers": None if is_video else list(self.savers),
+            "parts": None if is_video else list(self.parts),
+            "boxes": boxes,
+            "video": dict(self.video) if is_video else None,
             **self.settings,
         }
         return sha256(json.dumps(values, sort_keys=True).encode())

@@ -75,6 +75,17 @@ def test_faces_of_several_photos_share_a_call(folder, tmp_path, engine_file):
     assert engine.batches == [3, 3, 1]  # photos 0 and 1; 2, 3 and 4, whose four faces are one too many for a call
 
 
+def test_settings_tell_apart_what_gives_other_results(tmp_path, engine_file):
+    paths = [tmp_path / name for name in ("a.png", "b.png", "boxed.png", "c.mp4")]
+    boxes = {paths[2]: [[1, 2, 3, 4]]}
+    run = run_of(Reconstructor(engine_file), tmp_path / "out", boxes=boxes)
+    same, again, boxed, video = (run.settings_of(item) for item in items_of(paths))
+    other = run_of(run.reconstruct, tmp_path / "out", boxes=boxes, savers=("json",))
+    changed, _, _, unchanged = (other.settings_of(item) for item in items_of(paths))
+    assert same == again and len({same, boxed, video, changed}) == 4
+    assert unchanged == video  # of which no saver writes anything
+
+
 def test_skipped_files_are_named_with_their_reasons_at_the_end(folder, tmp_path, engine_file, capsys):
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no image")
     (folder / "empty.png").write_bytes(b"")
