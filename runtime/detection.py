@@ -295,8 +295,10 @@ def _tiles(width: int, height: int) -> list[Roi]:
 
 def _render(image: NDArray[np.uint8], view: Roi) -> NDArray[np.uint8]:
     """The view as uint8 (192, 192, 3); what lies outside of the image is black, as in training."""
-    canvas = crop(image, [view], _VIEW)[0]
+    canvas: NDArray[np.uint8] = crop(image, [view], _VIEW)[0]
     height, width = image.shape[:2]
+    if view.reach <= 0.5 + min(view.center_x, view.center_y, width - 1 - view.center_x, height - 1 - view.center_y):
+        return canvas  # it lies inside
     corners = np.array([(-0.5, -0.5), (width - 0.5, -0.5), (width - 0.5, height - 0.5), (-0.5, height - 0.5)])
     mask = np.zeros((_VIEW, _VIEW), np.uint8)
     outline = np.clip(view.to_crop(corners, _VIEW), -(10**6), 10**6)
@@ -323,7 +325,8 @@ def _apparent_angle(keypoints: NDArray[np.float64]) -> float:
 
 def _decode(boxes: NDArray[np.float32], logits: NDArray[np.float32], threshold: float) -> tuple[Points, Scores]:
     """Cells that vote for a face, in view pixels."""
-    chosen = np.flatnonzero((logits > math.log(threshold / (1 - threshold))) & (boxes[:, 2:4] > 0).all(axis=1))
+    chosen = np.flatnonzero(logits > math.log(threshold / (1 - threshold)))
+    chosen = chosen[(boxes[chosen, 2:4] > 0).all(axis=1)]
     points = boxes[chosen].astype(np.float64).reshape(-1, 8, 2)  # centre, size, six keypoints
     row, column = np.divmod(chosen, _VIEW // _CELL)
     anchors = (np.stack([column, row], axis=1) + 0.5) * _CELL

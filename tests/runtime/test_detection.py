@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from runtime import detection
 from runtime.detection import MODEL_PATH, BlazeFaceDetector, Detection, FaceDetector, head_angle, roi_from_detection
 from runtime.errors import EngineUnavailableError, FileFormatError, InvalidInputError
 from runtime.face_model import load_face_model
@@ -99,6 +100,35 @@ def test_thorough_search_finds_all_small_faces_of_a_group(photo: np.ndarray) -> 
     assert len(faces) == 12
     cells = {(int(f.box[0] + f.box[2] / 2) // 300, int(f.box[1] + f.box[3] / 2) // 300) for f in faces}
     assert len(cells) == 12
+
+
+@pytest.mark.parametrize(
+    ("center", "side", "angle", "black"),
+    [
+        ((49.5, 49.5), 100, 0, 0),  # the image itself
+        ((49.5, 49.5), 70, 45, 0),  # a turned one, its corners just inside
+        ((49.5, 49.5), 72, 45, 0.001),  # just outside
+        ((45.5, 49.5), 100, 0, 0.04),  # each side alone
+        ((53.5, 49.5), 100, 0, 0.04),
+        ((49.5, 45.5), 100, 0, 0.04),
+        ((49.5, 53.5), 100, 0, 0.04),
+    ],
+)
+def test_a_view_is_black_where_it_lies_outside_of_the_image_and_there_alone(center, side, angle, black) -> None:
+    view = Roi(center_x=center[0], center_y=center[1], side=side, angle=angle)
+    canvas = detection._render(np.full((100, 100, 3), 255, np.uint8), view)
+    assert set(np.unique(canvas)) <= {0, 255}
+    part = float((canvas == 0).mean())
+    assert part == pytest.approx(black, abs=0.005) and (part > 0) == (black > 0)
+
+
+def test_cells_vote_where_the_score_is_high_and_the_box_has_an_area() -> None:
+    boxes, logits = np.zeros((48 * 48, 16), np.float32), np.full(48 * 48, -9, np.float32)
+    for cell, size, logit in ((50, (20, 30), 2), (60, (20, -1), 2), (70, (20, 30), -2), (2303, (8, 6), 4)):
+        boxes[cell, 2:4], logits[cell] = size, logit
+    points, scores = detection._decode(boxes, logits, 0.5)
+    np.testing.assert_allclose(points[:, :2], [[[0, -9], [20, 21]], [[186, 187], [194, 193]]])
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp([-2.0, -4.0])))
 
 
 @pytest.mark.parametrize("size", [(300, 400), (1200, 1000), (1, 1), (1, 5000)])
