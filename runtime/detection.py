@@ -35,7 +35,9 @@ from runtime.roi import Roi, check_box, crop, on_grid
 
 MODEL_PATH = resources.files("runtime") / "assets" / "face_detector.onnx"
 
-_VIEW = 192  # side of the network's input
+# Side of the network's input. With 160 a pass takes 0.70 times as long, but of faces from 1/20 to 1/8 of the image's
+# longer side one look finds a fifth less: 170 in place of 212 of 400, development photographs of AFLW2000-3D shrunk.
+_VIEW = 192
 _CELL = 4  # side of one cell of its output grid
 _SIGNATURE = {
     "image": ("tensor(uint8)", [1, _VIEW, _VIEW, 3]),
