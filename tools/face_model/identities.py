@@ -65,6 +65,10 @@ TYPICAL = {
 """Where the average adult lies on a local control, where that is not MakeHuman's neutral: its blends of ancestry and
 sex leave the nose too flat, the mouth too prominent, and the lower lip too full. Round values, chosen to bring the
 mean's proportions near those of a scanned average; no scan is shipped."""
+SEXES = ("male", "female")
+AGES = {"baby": 0.0, "child": 0.1875, "young": 0.5, "old": 1.0}
+"""MakeHuman's scale of age at its targets: about 1, 11, 25 and 90 years."""
+ANCESTRIES = ("african", "asian", "caucasian")
 SIDE_JITTER = 0.05
 """Standard deviation of the difference between the two sides of a paired local control."""
 ASYMMETRY_RATE, ASYMMETRY_SIZE = 0.3, 0.15
@@ -129,6 +133,18 @@ def sample_weights(targets: TargetSet, count: int, seed: int) -> np.ndarray:
     return weights
 
 
+def traits(weights: np.ndarray, targets: TargetSet) -> tuple[np.ndarray, np.ndarray]:
+    """How male (0 to 1) and how old (MakeHuman's scale) identities are, `(count,)` each, read off their weights."""
+    male, age = np.zeros(len(weights)), np.zeros(len(weights))
+    for ancestry in ANCESTRIES:
+        for sex in SEXES:
+            for stage, years in AGES.items():
+                share = weights[:, targets.macro[f"{ancestry}-{sex}-{stage}"]].astype(np.float64)
+                male += share * (sex == "male")
+                age += share * years
+    return male, age
+
+
 def _stem(name: str) -> str:
     return PurePosixPath(name).name.split(".")[0]
 
@@ -152,15 +168,15 @@ def _hat(value: float, places: tuple[float, ...]) -> np.ndarray:
 
 
 def _sample_age(rng: np.random.Generator) -> float:
-    """MakeHuman's age scale: 0.1875 is about 11 years, 0.5 is 25, 1.0 is 90. One in seven is a child or a teenager."""
+    """An age on MakeHuman's scale. One in seven is a child or a teenager."""
     return rng.uniform(0.19, 0.42) if rng.random() < 0.14 else 0.42 + 0.5 * rng.beta(1.1, 1.4)
 
 
 def _add_macro(row: np.ndarray, targets: TargetSet, rng: np.random.Generator) -> None:
     male = rng.beta(0.35, 0.35)
-    sexes = {"male": male, "female": 1.0 - male}
-    ages = _blend(_sample_age(rng), ("baby", "child", "young", "old"), (0.0, 0.1875, 0.5, 1.0))
-    ancestries = dict(zip(("african", "asian", "caucasian"), rng.dirichlet([0.5, 0.5, 0.5]), strict=True))
+    sexes = dict(zip(SEXES, (male, 1.0 - male), strict=True))
+    ages = _blend(_sample_age(rng), tuple(AGES), tuple(AGES.values()))
+    ancestries = dict(zip(ANCESTRIES, rng.dirichlet([0.5, 0.5, 0.5]), strict=True))
     thirds = (0.0, 0.5, 1.0)
     muscle = np.clip(rng.normal(0.5, 0.17), 0.0, 1.0)
     weight = np.clip(rng.normal(0.5, 0.19), 0.0, 1.0)

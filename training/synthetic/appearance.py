@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from training.synthetic import materials as s
 from training.synthetic.head import Head
-from training.synthetic.library import AssetLibrary
+from training.synthetic.library import AssetLibrary, Skin
 from training.synthetic.noise import chance, rgb, uniform
+from training.synthetic.person import Person
 from training.synthetic.shading import NO_TEXTURE, SkinPaint
 from training.synthetic.skin_maps import BEARDS, BROWS, FOLDS, LASHES, SKINS, SkinMaps
 
@@ -23,8 +24,9 @@ _SKIN_TONES = np.stack([
     )
 ])  # fmt: skip
 _REDDEST = 2.1  # linear red over green of skin under white light; what skins of the library are toned to stays below
-_IRISES = ((38, 24, 16), (62, 38, 22), (92, 62, 34), (110, 96, 58), (84, 112, 84), (92, 124, 156), (128, 146, 160))
+_IRISES = ((58, 38, 26), (78, 50, 30), (100, 68, 40), (118, 102, 64), (92, 120, 92), (98, 130, 160), (132, 150, 164))
 _IRIS_SHARES = (0.3, 0.25, 0.14, 0.09, 0.07, 0.09, 0.06)
+_OTHER_STAGE, _ALIKE = 0.4, 4  # a cost beside the tone's logarithm, and how many skins compete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +48,17 @@ def random_complexion(rng: np.random.Generator) -> Complexion:
 
 
 def random_paint(
-    rng: np.random.Generator, maps: SkinMaps, complexion: Complexion, hair: FloatArray, *, smile: float, raised: float
-) -> SkinPaint:
-    """A face's paint; `smile` and `raised` (0..1) say how far the expression deepens cheek folds and forehead lines.
+    rng: np.random.Generator, maps: SkinMaps, complexion: Complexion, hair: FloatArray, person: Person, *,
+    smile: float, raised: float,
+) -> SkinPaint:  # fmt: skip
+    """A person's paint; `smile` and `raised` (0..1) say how far the expression deepens cheek folds and forehead lines.
 
-    The gaze is left straight ahead; `random_gaze` chooses it when the pose is known.
+    Gaze and glint are left straight ahead; `random_gaze` and `random_glint` choose them when the pose is known.
     """
     detail, redness, spots, relief = maps.skin(int(rng.integers(SKINS)))
     folds, forehead = maps.folds(int(rng.integers(FOLDS)))
     numbers = np.zeros(s.NUMBERS, np.float32)
-    age = float(rng.random()) ** 1.5
+    age = float(np.clip(person.lined + rng.normal(0, 0.15), 0, 1))
     numbers[s.DETAIL] = uniform(rng, 0.1, 0.6)
     numbers[s.REDNESS] = uniform(rng, 0.1, 0.95)
     numbers[s.SPOTS] = uniform(rng, 0.2, 0.9) * (1 - 0.5 * complexion.darkness)
@@ -63,19 +66,21 @@ def random_paint(
     numbers[s.SMILE] = (0.3 + 1.8 * age) * uniform(rng, 0, 1) + 2.5 * smile * uniform(rng, 0.3, 1)
     numbers[s.FOREHEAD] = 2.0 * age * uniform(rng, 0, 1) + 2.5 * raised * uniform(rng, 0.2, 1)
     numbers[s.LIPS] = uniform(rng, 0.5, 1.0)
-    numbers[s.EYE_AREA] = uniform(rng, 0, 0.55)
-    numbers[s.BROWS] = uniform(rng, 0.55, 1.0)
+    numbers[s.EYE_AREA] = 0.5 * float(rng.random()) ** 1.7
+    numbers[s.BROWS] = uniform(rng, 0.45, 0.95) if person.feminine else uniform(rng, 0.55, 1.0)
     numbers[s.LASHES] = uniform(rng, 0.5, 1.0)
-    bearded, made_up = chance(rng, 0.25), chance(rng, 0.2)
-    numbers[s.BEARD] = uniform(rng, 0.1, 0.95) if bearded else 0.0
-    numbers[s.LIDS] = uniform(rng, 0.2, 0.8) if made_up and chance(rng, 0.6) else 0.0
+    numbers[s.BEARD] = uniform(rng, 0.1, 0.95) if person.bearded else 0.0
+    numbers[s.LIDS] = uniform(rng, 0.1, 0.7) * person.made_up if chance(rng, 0.6) else 0.0
     numbers[s.GLOSS] = 0.2 * float(rng.random()) ** 1.7 * (1 - 0.5 * complexion.darkness)
     numbers[s.SHININESS] = uniform(rng, 6, 36)
     numbers[s.SKIN_SHEEN] = uniform(rng, 0, 0.15)
     numbers[s.LIP_GLOSS] = uniform(rng, 0, 0.3)
     numbers[s.IRIS_COSINE] = np.cos(np.radians(uniform(rng, 25, 30)))
     numbers[s.PUPIL_COSINE] = np.cos(np.radians(uniform(rng, 8, 15)))
-    numbers[s.EYE_SHADE] = uniform(rng, 0.3, 0.9)
+    numbers[s.EYE_SHADE] = uniform(rng, 0.2, 0.8)
+    numbers[s.EYE_WET] = 0.1 * float(complexion.tone[1]) * float(rng.random()) ** 1.5
+    numbers[s.GLINT] = uniform(rng, 0.5, 4) if chance(rng, 0.8) else 0.0
+    numbers[s.GLINT_COSINE] = np.cos(np.radians(uniform(rng, 2, 7)))
     chosen = (
         redness, spots, *maps.fixed(), maps.beard(int(rng.integers(BEARDS))),
         maps.brows(int(rng.integers(BROWS))), maps.lashes(int(rng.integers(LASHES))), detail, relief, folds, forehead,
@@ -84,9 +89,10 @@ def random_paint(
         maps=maps.texels,
         boxes=maps.boxes,
         chosen=np.array(chosen, np.int32),
-        colors=_colors(rng, complexion, hair, made_up=made_up),
+        colors=_colors(rng, complexion, hair, person),
         numbers=numbers,
         gaze=np.array([0, 0, 1], np.float32),
+        glint=np.array([0, 0, 1], np.float32),
         texture=NO_TEXTURE,
         texture_gain=np.ones(3, np.float32),
         eye=NO_TEXTURE,
@@ -94,12 +100,10 @@ def random_paint(
     )
 
 
-def textured(rng: np.random.Generator, paint: SkinPaint, library: AssetLibrary) -> SkinPaint:
+def textured(rng: np.random.Generator, paint: SkinPaint, library: AssetLibrary, person: Person) -> SkinPaint:
     """The same face with a skin and eyes of the library, tinted to its tone; painted marks are toned down."""
     tone = paint.colors[s.C_SKIN]
-    distance = [abs(float(np.log(skin.mean[1] / tone[1]))) for skin in library.skins]
-    nearest = np.argsort(distance, kind="stable")[:8]
-    skin = library.skins[int(rng.choice(nearest))]
+    skin = _skin_of(rng, library, tone, person)
     own = uniform(rng, 0.0, 0.6)  # how much of the photograph's own tone stays
     gain = (tone / skin.mean) ** (1 - own)
     gain = np.clip(gain.mean() + uniform(rng, 0.2, 0.8) * (gain - gain.mean()), 0.15, 2.5)
@@ -111,20 +115,21 @@ def textured(rng: np.random.Generator, paint: SkinPaint, library: AssetLibrary) 
     numbers[s.SPOTS] *= uniform(rng, 0, 0.8)
     numbers[s.RELIEF] *= 0.7
     numbers[s.EYE_AREA] *= 0.5
-    made_up = chance(rng, 0.5) and numbers[s.BEARD] == 0
-    numbers[s.LIPS] = uniform(rng, 0.3, 0.9) if made_up else 0.0
-    red = min(uniform(rng, 0.15, 0.5), float(tone[2]) * uniform(rng, 0.6, 1.4))  # brighter, it would glow on dark skin
-    colors[s.LIPS] = red * np.array([uniform(rng, 0.1, 0.35), uniform(rng, 0.08, 0.4), 1.0])
-    if made_up and chance(rng, 0.7):
+    painted = min(person.made_up * uniform(rng, 0.6, 1.3), 1.0) if chance(rng, 0.85) else 0.0
+    numbers[s.LIPS] = max(painted, uniform(rng, 0.2, 0.6) if person.feminine else uniform(rng, -0.2, 0.3), 0.0)
+    red = min(uniform(rng, 0.25, 0.65), float(tone[2]) * uniform(rng, 0.8, 1.4))  # brighter, it would glow on dark skin
+    dull = uniform(rng, 0.08, 0.4) if painted > 0 else uniform(rng, 0.3, 0.6)  # bare lips are pale red, not red
+    colors[s.LIPS] = red * np.array([dull * uniform(rng, 0.8, 1.1), dull, 1.0])
+    if person.made_up and chance(rng, 0.8):
         numbers[s.LASHES] = 1.0
         colors[s.LASHES] = uniform(rng, 0.002, 0.02)
-        numbers[s.LIDS] = uniform(rng, 0.2, 0.9)
-        colors[s.LIDS] = tone * uniform(rng, 0.1, 0.6) if chance(rng, 0.7) else colors[s.LIDS]
-        numbers[s.EYE_AREA] += uniform(rng, 0.0, 0.4)
-    colors[s.BROWS] = colors[s.BROWS] * uniform(rng, 1.0, 1.8)
+        colors[s.LIDS] = tone * uniform(rng, 0.15, 0.8) if chance(rng, 0.7) else colors[s.LIDS]
+        numbers[s.EYE_AREA] += uniform(rng, 0.0, 0.25) * person.made_up
+    colors[s.BROWS] = colors[s.BROWS] * uniform(rng, 0.8, 1.6)
     numbers[s.GLOSS] *= uniform(rng, 0.5, 1.2)
     eye = int(rng.integers(len(library.eyes)))
-    white = uniform(rng, 0.6, 1.05) * np.array([uniform(rng, 0.9, 1.05), 1.0, 1.0])
+    white = uniform(rng, 0.75, 1.15) * np.array([uniform(rng, 0.9, 1.05), 1.0, 1.0])
+    white *= 0.55 + 0.45 * min(1.0, 4 * float(tone[1]))  # beside dark skin, which is exposed longer, it would glow
     return replace(
         paint,
         colors=colors,
@@ -136,12 +141,22 @@ def textured(rng: np.random.Generator, paint: SkinPaint, library: AssetLibrary) 
     )
 
 
-def _colors(rng: np.random.Generator, complexion: Complexion, hair: FloatArray, *, made_up: bool) -> FloatArray:
+def _skin_of(rng: np.random.Generator, library: AssetLibrary, tone: FloatArray, person: Person) -> Skin:
+    """A skin near to the tone, of somebody of the same sex and stage where the library has any."""
+    skins = [skin for skin in library.skins if skin.feminine in (None, person.feminine)] or list(library.skins)
+    costs = [
+        abs(float(np.log(skin.mean[1] / tone[1]))) + _OTHER_STAGE * (skin.stage not in (None, person.stage))
+        for skin in skins
+    ]
+    return skins[int(rng.choice(np.argsort(costs, kind="stable")[:_ALIKE]))]
+
+
+def _colors(rng: np.random.Generator, complexion: Complexion, hair: FloatArray, person: Person) -> FloatArray:
     tone, hair_tone = complexion.tone, hair.mean(axis=0)
     colors = np.zeros((s.COLORS, 3), np.float32)
     colors[s.C_SKIN] = tone
     lips = tone * [uniform(rng, 0.45, 0.85), uniform(rng, 0.38, 0.75), uniform(rng, 0.72, 1.0)]
-    if made_up:
+    if person.made_up:
         lips = np.array([uniform(rng, 0.03, 0.25), uniform(rng, 0.01, 0.12), uniform(rng, 0.2, 0.75)])
     colors[s.LIPS] = lips
     colors[s.BEARD] = hair_tone * uniform(rng, 0.6, 1.2)
@@ -154,7 +169,9 @@ def _colors(rng: np.random.Generator, complexion: Complexion, hair: FloatArray, 
     colors[s.REDNESS] = tone * [0.52, 0.5, 1.0]
     white = uniform(rng, 0.35, 0.68)
     colors[s.C_SCLERA] = white * np.array([uniform(rng, 0.88, 1.0), 0.96, 1.0])
-    colors[s.C_IRIS] = rgb(*_IRISES[int(rng.choice(len(_IRISES), p=_IRIS_SHARES))]) * uniform(rng, 0.5, 1.15)
+    colors[s.C_IRIS] = rgb(
+        *_IRISES[int(rng.choice(len(_IRISES), p=_IRIS_SHARES)) if chance(rng, 1 - complexion.darkness) else 0]
+    ) * uniform(rng, 0.6, 1.6)
     colors[s.C_TEETH] = uniform(rng, 0.6, 1.0) * np.array([uniform(rng, 0.68, 0.95), uniform(rng, 0.86, 0.97), 1.0])
     colors[s.C_FLESH] = np.array([0.10, 0.09, 0.34]) * uniform(rng, 0.5, 1.3)
     return colors
@@ -163,10 +180,20 @@ def _colors(rng: np.random.Generator, complexion: Complexion, hair: FloatArray, 
 def random_gaze(rng: np.random.Generator, view: FloatArray) -> FloatArray:
     """Where the eyes look, a unit vector (3,) in the model frame: at the camera if it is within reach, or elsewhere."""
     gaze = np.array([rng.normal(0, 0.25), rng.normal(-0.05, 0.14), 1.0])
-    if chance(rng, 0.45):
+    if chance(rng, 0.6):
         at_camera = view / max(float(view[2]), 0.3)
         gaze = np.array([np.clip(at_camera[0], -0.65, 0.65), np.clip(at_camera[1], -0.45, 0.45), 1.0])
     return (gaze / np.linalg.norm(gaze)).astype(np.float32)
+
+
+def random_glint(rng: np.random.Generator, rotation: FloatArray) -> FloatArray:
+    """Where on an eye a window or lamp is mirrored to the camera: the normal there, a unit vector in the model frame.
+
+    `rotation` (3, 3) turns the model into the camera's frame.
+    """
+    lamp = np.array([rng.normal(0, 0.5), abs(rng.normal(0.3, 0.35)), 1.0])
+    middle = lamp / np.linalg.norm(lamp) + [0.0, 0.0, 1.0]
+    return ((middle / np.linalg.norm(middle)) @ rotation).astype(np.float32)
 
 
 def expression_cues(head: Head, vertices: FloatArray) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,15 @@ from training.synthetic.head import Head
 from training.synthetic.library import AssetLibrary
 from training.synthetic.materials import CLOTH, FLESH, HAIR, TEETH
 from training.synthetic.noise import chance, uniform
+from training.synthetic.person import Person
 from training.synthetic.sheets import Sheet
 
 FloatArray = NDArray[np.float32]
 
 _CLEAR = 0.97  # share of the sky that hair may leave to eyes which it does not cover
 _OPEN_MOUTH = 1.2  # mm between the inner lips from which one sees in
+_BROWS_LOWER = (-0.5, 3.0)  # mm below the landmarks' line
+_UNUSUAL = 0.03  # how much likelier hair of the length that a person wears is than the other kind, the inverse
 
 
 @dataclass(kw_only=True)
@@ -37,11 +40,12 @@ def dress(
     library: AssetLibrary,
     head: Head,
     vertices: FloatArray,
+    person: Person,
     *,
     hatted: bool,
     clear: bool = False,
 ) -> Dressed:
-    """What a head with these vertices (M, 3) wears; `hatted`: another hat is on it already.
+    """What a person whose head has these vertices (M, 3) wears; `hatted`: another hat is on it already.
 
     `clear`: nothing that could cover the eyes.
     """
@@ -51,8 +55,9 @@ def dress(
         felt = library.hat_textures[int(rng.integers(len(library.hat_textures)))]
         dressed.sheets.append(hat.sheet(vertices, material=CLOTH, look=LOOK_FELT, texture=felt))
         dressed.hat, dressed.occlusion = True, hat.occlusion
-    if not hatted and not dressed.hat and chance(rng, 0.84):
-        hair = library.hair[int(rng.choice(len(library.hair), p=library.hair_shares))]
+    if not hatted and not dressed.hat and chance(rng, 0.6 if person.long_hair else 0.84):
+        worn = library.hair_shares * np.where(library.hair_long == person.long_hair, 1.0, _UNUSUAL)
+        hair = library.hair[int(rng.choice(len(library.hair), p=worn / worn.sum()))]
         if clear and hair.occlusion[head.landmark_vertices[36:48]].min() < _CLEAR:
             hair = max(library.hair, key=lambda style: float(style.occlusion[head.landmark_vertices[36:48]].min()))
         waves = Waves(
@@ -64,8 +69,12 @@ def dress(
         )
         dressed.hair, dressed.occlusion = True, hair.occlusion
     if chance(rng, 0.7):
-        brows = library.brows[int(rng.integers(len(library.brows)))]
-        dressed.sheets.append(brows.sheet(vertices, material=HAIR, look=LOOK_BROWS, casts_shadow=False, raised=0.3))
+        thirds = -(-len(library.brows) // 3)  # women's are not of the thickest third, men's not of the thinnest
+        chosen = library.brows[:-thirds] if person.feminine else library.brows[thirds:]
+        brows = (chosen or library.brows)[int(rng.integers(len(chosen or library.brows)))]
+        sheet = brows.sheet(vertices, material=HAIR, look=LOOK_BROWS, casts_shadow=False, raised=0.5)
+        lower = np.array([0.0, uniform(rng, *_BROWS_LOWER), 0.0], np.float32)
+        dressed.sheets.append(replace(sheet, vertices=sheet.vertices - lower))
         dressed.brows = True
     inner = vertices[head.landmark_vertices[[62, 66]], 1]
     if inner[0] - inner[1] > _OPEN_MOUTH:

@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from runtime.face_model import load_face_model
 from training.synthetic import accessories, materials, shading
-from training.synthetic.appearance import expression_cues, random_complexion, random_gaze, random_paint, textured
+from training.synthetic.appearance import (
+    expression_cues,
+    random_complexion,
+    random_gaze,
+    random_glint,
+    random_paint,
+    textured,
+)
 from training.synthetic.backgrounds import Backgrounds
 from training.synthetic.camera import Camera, frame, random_distance, random_rotation, random_turn
 from training.synthetic.dressing import Dressed, dress
@@ -28,8 +35,17 @@ from training.synthetic.hair import hair_color, random_hair, strands
 from training.synthetic.head import HEAD_PATH, Head, load_head
 from training.synthetic.held import hold_in_front
 from training.synthetic.library import AssetLibrary, open_library
-from training.synthetic.lighting import Lights, hard_lights, harmonics, irradiance, random_lights, view_rotation
+from training.synthetic.lighting import (
+    Lights,
+    filled_in,
+    hard_lights,
+    harmonics,
+    irradiance,
+    random_lights,
+    view_rotation,
+)
 from training.synthetic.noise import chance, random_color, stream, uint8, uniform
+from training.synthetic.person import random_person
 from training.synthetic.photograph import develop
 from training.synthetic.rasterizer import GeometryBuffer, draw, empty_buffer, rasterize
 from training.synthetic.sheets import MASK_HEIGHT, MASK_WIDTH, Sheet
@@ -39,14 +55,16 @@ FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 16
+FACTORY_VERSION = 18
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 2.0
 _SHADOW_SIZE, _SHADOW_REACH = 200, 190.0  # pixels; mm from the map's centre to its edge
 _SHADOW_BIAS = 3.5  # mm
+_WOMEN = 0.6  # share of faces: photographs that people label show more of them
 _SMILES = 0.25  # share of expressions that are drawn from the smiles alone
-_AWAKE = 0.35  # share of faces whose lids are set as those of people who look at something
+_FILLED_IN = 0.75  # share of pictures, but those in hard light, with light from about where the camera is
+_AWAKE = 0.5  # share of faces whose lids are set as those of people who look at something
 _FIT_STRIDE = 7  # every 7th face vertex takes part in the label's fit
 
 
@@ -132,10 +150,13 @@ class FaceFactory:
     ) -> tuple[Lights, FloatArray | None, Callable[[], FloatArray] | None]:
         """Light, and the background and what draws what lies before the face, where they come with it."""
         if self._library is None or chance(rng, 0.25):
-            return random_lights(rng), None, None
+            lights = random_lights(rng)
+            return filled_in(rng, lights) if chance(rng, _FILLED_IN) else lights, None, None
         if chance(rng, 0.16):
             return hard_lights(rng), None, None
         lights, seen, before = look_into(rng, self._library.environment(rng), self.size)
+        if chance(rng, _FILLED_IN):
+            lights = filled_in(rng, lights)
         return lights, seen if chance(rng, 0.7) else None, before
 
     def _subject(
@@ -171,6 +192,7 @@ class FaceFactory:
         """Radiance (S, S, 3) premultiplied by coverage, coverage (S, S), and the tones (3,) of skin and hair."""
         head, camera = self._head, subject.camera
         carried = head.shell.carried(subject.vertices - head.mean)
+        person = random_person(rng, *head.traits(subject.coefficients[: head.trait_slopes.shape[0] - 1]))
         complexion = random_complexion(rng)
         hair_tones = hair_color(rng, complexion.darkness)
         hatted, bespectacled = chance(rng, 0.13) and not clear, chance(rng, 0.2) and not clear
@@ -179,23 +201,24 @@ class FaceFactory:
         dressed = (
             Dressed()
             if self._library is None
-            else dress(rng, self._library, head, subject.vertices, hatted=hatted, clear=clear)
+            else dress(rng, self._library, head, subject.vertices, person, hatted=hatted, clear=clear)
         )
         sheets = dressed.sheets
         if not veiled and not dressed.hair and not clear:
-            sheets += random_hair(rng, head, carried, -camera.rotation[1], flat=hatted or dressed.hat)
+            flat = hatted or dressed.hat
+            sheets += random_hair(rng, head, carried, -camera.rotation[1], flat=flat, long=person.long_hair)
         if veiled or chance(rng, 0.93):
             worn.append(accessories.clothes(rng, head, subject.vertices, subject.normals, veiled=veiled))
         sheets += worn
         glasses = accessories.glasses(rng, head, subject.vertices) if bespectacled else None
         sheets += glasses.frame if glasses else []
         smile, raised = expression_cues(head, subject.vertices)
-        paint = random_paint(rng, self._maps, complexion, hair_tones, smile=smile, raised=raised)
+        paint = random_paint(rng, self._maps, complexion, hair_tones, person, smile=smile, raised=raised)
         if self._library is not None:
-            paint = textured(rng, paint, self._library)
+            paint = textured(rng, paint, self._library, person)
         if dressed.brows:
             paint.numbers[materials.BROWS] = 0.0
-        paint = replace(paint, gaze=random_gaze(rng, camera.view))
+        paint = replace(paint, gaze=random_gaze(rng, camera.view), glint=random_glint(rng, camera.rotation))
         coefficients = _in_model_frame(lights, camera.rotation)
         scene, masks = _assemble(head, subject, sheets, coefficients, dressed.occlusion)
         key = _key_light(lights, camera.rotation, scene, masks, self._atlas)
@@ -251,7 +274,9 @@ class FaceFactory:
 
 def _random_coefficients(rng: np.random.Generator, head: Head) -> FloatArray:
     """Shape: one or two of the bank, jittered; expression: one of the bank, sometimes milder or stronger."""
-    shapes, expressions = head.identity_samples, head.expression_samples
+    expressions = head.expression_samples
+    male = head.identity_traits[:, 0] > 0.5
+    shapes = head.identity_samples[male != chance(rng, _WOMEN)]
     shape = shapes[rng.integers(len(shapes))]
     if chance(rng, 0.4):
         t = uniform(rng, 0, 1)
@@ -298,7 +323,7 @@ def _assemble(
 ) -> tuple[shading.Scene, ByteArray]:
     """One scene of the head and everything on it, and the stack of masks that it refers to."""
     source = head.source
-    light = head.transfer.irradiance @ coefficients
+    light = head.transfer.irradiance @ coefficients * head.transfer.bounced
     if occlusion is not None:
         light *= occlusion[:, None]
     lips = float(subject.vertices[head.landmark_vertices[[48, 51, 54, 57]], 2].mean())

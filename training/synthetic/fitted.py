@@ -26,6 +26,10 @@ ByteArray = NDArray[np.uint8]
 
 GREY_LEVEL = 0.2
 """Linear mean of textures that were made grey, to be coloured by a tint."""
+_LATTICE = np.array([(i, j, 7 - i - j) for i in range(8) for j in range(8 - i)], np.float32) / 7
+"""Places in a triangle, as weights (36, 3) of its corners."""
+_ROUND = 80.0  # mm: about the head's radius
+_HIGHEST = 2.0  # mm above the skin
 _OCCLUSION_DIRECTIONS, _OCCLUSION_SIZE, _OCCLUSION_BIAS = 48, 160, 4.0  # mm
 
 
@@ -53,6 +57,11 @@ class Atlas:
             self._rows.append((first, texels.shape[1], texels.shape[0]))
             self._parts.append(texels.reshape(-1, 4))
         return self._known[key]
+
+    def alpha(self, texture: int) -> FloatArray:
+        """How opaque a texture's texels (h, w) are, 0 to 1."""
+        _, width, height = self._rows[texture]
+        return self._parts[texture][:, 3].reshape(height, width).astype(np.float32) / np.float32(255)
 
     def pack(self) -> tuple[ByteArray, IntArray]:
         """`texels` and `table`."""
@@ -113,6 +122,30 @@ class Fitted:
     def vertices(self, head_vertices: FloatArray) -> FloatArray:
         """Where its vertices (N, 3) are on a head (M, 3)."""
         return _place(self.bound_to, self.weights, self.offsets, self.axes, self.lengths, head_vertices)
+
+    def opaque(self, head_vertices: FloatArray, alpha: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Points (K, 3) spread over it, and the mm^2 (K,) that each covers, with its texture's alpha (h, w)."""
+        corners = self.vertices(head_vertices)[self.triangles]  # (T, 3, 3)
+        points = np.einsum("kc,tcd->tkd", _LATTICE, corners)
+        u, v = np.moveaxis(np.einsum("kc,tcd->tkd", _LATTICE, self.uv[self.triangles]), -1, 0) % 1.0
+        seen = alpha[(v * len(alpha)).astype(int), (u * alpha.shape[1]).astype(int)]
+        area = 0.5 * np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+        return points.reshape(-1, 3), (seen * area[:, None] / len(_LATTICE)).ravel()
+
+    def slid_up(self, head: Head, rise: float) -> Fitted:
+        """The same, `rise` mm higher on the mean head's skin, as far above it as before, and bound to it there."""
+        skin = head.skin_triangles
+        skin = skin[(head.mean[skin, 2] > head.axis_z).all(axis=1) & ~head.inner[skin].any(axis=1)]
+        rest = self.vertices(head.mean)
+        below, shares = _skin_under(head, skin, rest, 0.0)
+        height = np.linalg.norm(rest - (shares[..., None] * head.mean[below]).sum(axis=1), axis=1, keepdims=True)
+        above, weights = _skin_under(head, skin, rest, rise)
+        outwards = (weights[..., None] * head.normals(head.mean)[above]).sum(axis=1)
+        offsets = np.minimum(height, _HIGHEST) * outwards / np.linalg.norm(outwards, axis=1, keepdims=True)
+        scale = _scale(self.axes, self.lengths, head.mean)
+        return replace(
+            self, bound_to=above, weights=weights, offsets=((offsets @ base_axes()) / scale).astype(np.float32)
+        )
 
     def sheet(
         self, head_vertices: FloatArray, *, material: int, look: int, texture: int | None = None, light: float = 1.0,
@@ -183,13 +216,41 @@ def _place(
     bound_to: IntArray, weights: FloatArray, offsets: FloatArray, axes: IntArray, lengths: FloatArray,
     head_vertices: FloatArray,
 ) -> FloatArray:  # fmt: skip
-    to_head = base_axes()  # columns: MakeHuman's axes in the head's frame
-    span = (head_vertices[axes[:, 0]] - head_vertices[axes[:, 1]]) @ to_head  # (3, 3) along MakeHuman's axes
-    scale = np.abs(np.diagonal(span)) / lengths  # mm per decimetre
-    placed = (offsets * scale.astype(np.float32)) @ to_head.T
+    placed = (offsets * _scale(axes, lengths, head_vertices)) @ base_axes().T
     for k in range(3):
         placed += weights[:, k, None] * head_vertices[bound_to[:, k]]
     return placed.astype(np.float32)
+
+
+def _scale(axes: IntArray, lengths: FloatArray, head_vertices: FloatArray) -> FloatArray:
+    """Mm per decimetre (3,) along each of MakeHuman's axes, which are the columns of `base_axes`."""
+    span = (head_vertices[axes[:, 0]] - head_vertices[axes[:, 1]]) @ base_axes()  # (3, 3)
+    return (np.abs(np.diagonal(span)) / lengths).astype(np.float32)
+
+
+def _skin_under(head: Head, skin: IntArray, points: FloatArray, rise: float) -> tuple[IntArray, FloatArray]:
+    """The skin's vertices (N, 3) and their weights (N, 3) below points (N, 3) that slide up by `rise` mm.
+
+    "Below" is towards the axis through the ears: over the front of the head, the skin is flat around it.
+    """
+
+    def flat(places: FloatArray) -> FloatArray:
+        turn = np.arctan2(places[..., 0], places[..., 2] - head.axis_z)
+        return np.stack([_ROUND * turn, places[..., 1]], axis=-1).astype(np.float64)
+
+    a, b, c = np.moveaxis(flat(head.mean[skin]), 1, 0)  # (T, 2) each
+    at = (flat(points) + np.array([0.0, rise]))[:, None]  # (N, 1, 2)
+    whole = _cross(b - a, c - a)
+    whole = np.where(np.abs(whole) < 1e-9, np.inf, whole)  # a triangle on edge holds nothing
+    second, third = _cross(at - a, c - a) / whole, _cross(b - a, at - a) / whole
+    shares = np.stack([1 - second - third, second, third], axis=-1)  # (N, T, 3)
+    best = shares.min(axis=-1).argmax(axis=1)  # the one that holds the point, or comes nearest to it
+    found = shares[np.arange(len(best)), best].clip(0, 1)
+    return skin[best], (found / found.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _cross(u: NDArray[np.float64], v: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0])
 
 
 def _strands(vertices: FloatArray, uv: FloatArray, triangles: IntArray) -> FloatArray:

@@ -59,16 +59,17 @@ def strands(rng: np.random.Generator, height: int, width: int) -> FloatArray:
 
 
 def random_hair(
-    rng: np.random.Generator, head: Head, carried: FloatArray, down: FloatArray, *, flat: bool
+    rng: np.random.Generator, head: Head, carried: FloatArray, down: FloatArray, *, flat: bool, long: bool
 ) -> list[Sheet]:
-    """Bald, cropped, short, medium or long hair, as sheets of the look `LOOK_HAIR`.
+    """Bald, cropped, short or medium hair, or if `long` tied or hanging, as sheets of the look `LOOK_HAIR`.
 
     `carried` (rows, columns, 3) is the shell's movement, `down` (3,) gravity in the model frame; `flat`: under a hat.
     """
-    kind = rng.random()
-    if kind < 0.08:
+    kind = uniform(rng, 0.55, 1) if long else uniform(rng, 0, 0.55)
+    if kind < 0.07:
         return []
-    cropped, tied, frizzy, long = kind < 0.2, kind > 0.92, 0.2 <= kind < 0.27, 0.55 < kind <= 0.92
+    cropped, tied, frizzy = kind < 0.17, kind > 0.92, 0.17 <= kind < 0.27
+    long = long and not tied
     low, high = (1.5, 6) if cropped or tied else (20, 48) if frizzy else (5, 18) if long else (5, 36)
     thickness = min(uniform(rng, low, high), 4.0 if flat else high)
     line = _hairline(rng, head, head.shell.azimuth)

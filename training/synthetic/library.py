@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import FileFormatError
+from runtime.face_model import load_face_model
 from training.synthetic.asset_files import read_hdr, read_texture
 from training.synthetic.environments import Environment, prepare
 from training.synthetic.fitted import Atlas, Fitted, fit
@@ -34,14 +35,21 @@ _EYE_CENTER, _IRIS_RADIUS = (0.2925, 0.7030), 0.1135
 _FOLDERS = ("clothes/fedora*", "eyebrows", "eyelashes", "eyes", "hair", "skins", "teeth", "tongue")
 _SKIN_SIDE, _EYE_SIDE = 1024, 512  # pixels: the originals are up to four times as large
 _SUFFIXES = (".png", ".jpg", ".jpeg")
+STAGES = ("young", "middleage", "old")
+"""Of life, as skins are named."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skin:
-    """A skin texture (h, w, 3) for the base mesh's texture coordinates, and the face's mean colour (3,), linear BGR."""
+    """A skin texture (h, w, 3) for the base mesh's texture coordinates, and the face's mean colour (3,), linear BGR.
+
+    Whose skin it is, as its file's name says: `young_lightskinned_female_diffuse.jpg`; None where it does not.
+    """
 
     texture: ByteArray
     mean: FloatArray
+    feminine: bool | None
+    stage: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +63,8 @@ class AssetLibrary:
     environments: tuple[Environment, ...]
     hair: tuple[Fitted, ...]
     hair_shares: FloatArray  # (len(hair),) how often each is worn: seldom if it hides the face
-    brows: tuple[Fitted, ...]
+    hair_long: NDArray[np.bool_]  # (len(hair),) whether it reaches below the chin
+    brows: tuple[Fitted, ...]  # from the thinnest to the thickest
     hats: tuple[Fitted, ...]
     hat_textures: tuple[int, ...]
     teeth: Fitted
@@ -88,15 +97,20 @@ def open_library(folder: str | os.PathLike[str], head: Head | None = None) -> As
     def brow(path: Path) -> Fitted:
         return fit(path, head, texture=atlas.add(_only(path.parent, path.stem + ".*"), side=256, grey=True))
 
+    def on_the_line(brows: Fitted) -> tuple[float, Fitted]:
+        points, cover = brows.opaque(head.mean, atlas.alpha(brows.texture))
+        return float(cover.sum()), brows.slid_up(head, _below_brow_line(head, points, cover))
+
     felt = [
         atlas.add(path, side=256, grey=True) for path in _pictures(makehuman / "clothes", "fedora*/materials/*fedora*")
     ]
     teeth = atlas.add(_only(makehuman / "teeth" / "materials", "teeth.*"), side=512, grey=False)
     tongue = atlas.add(_only(makehuman / "tongue" / "tongue01", "*_diffuse*"), side=256, grey=False, alpha=False)
     styles = [hair(path) for path in _bindings(makehuman / "hair")]
+    drawn = [on_the_line(brow(path)) for path in _bindings(makehuman / "eyebrows")]
     fitted = {
         "hair": tuple(side for style in styles for side in (style, style.mirrored(head))),
-        "brows": tuple(brow(path) for path in _bindings(makehuman / "eyebrows")),
+        "brows": tuple(brows for _, brows in sorted(drawn, key=lambda pair: pair[0])),
         "hats": tuple(
             fit(path, head, texture=felt[0], shades=True) for path in _bindings(makehuman / "clothes", "fedora*")
         ),
@@ -104,10 +118,11 @@ def open_library(folder: str | os.PathLike[str], head: Head | None = None) -> As
     texels, table = atlas.pack()
     features = head.landmark_vertices[17:]
     seen = np.array([style.occlusion[features].mean() for style in fitted["hair"]]) ** 4
-    seen *= [1.0 + (len(style.uv) > 3200) for style in fitted["hair"]]  # long hair has more vertices, and more wearers
+    chin = float(head.landmarks[8, 1])
     return AssetLibrary(
         **fitted,
         hair_shares=(seen / seen.sum()).astype(np.float32),
+        hair_long=np.array([style.vertices(head.mean)[:, 1].min() < chin for style in fitted["hair"]]),
         hat_textures=tuple(felt),
         teeth=fit(makehuman / "teeth" / "teeth_base" / "teeth_base.mhclo", head, texture=teeth),
         tongue=fit(makehuman / "tongue" / "tongue01" / "tongue01.mhclo", head, texture=tongue),
@@ -183,6 +198,17 @@ def _bindings(folder: Path, names: str = "*") -> list[Path]:
     return found
 
 
+def _below_brow_line(head: Head, points: FloatArray, cover: FloatArray) -> float:
+    """How many mm brows lie below the landmarks 17 to 26 of the mean face: points (K, 3), which count `cover` (K,).
+
+    MakeHuman's brows sit 6 to 10 mm below the line on which photographs' labels have them.
+    """
+    line = load_face_model().at_landmarks(head.mean[head.face_vertices])[17:27]
+    order = np.argsort(np.abs(line[:, 0]), kind="stable")
+    height = np.interp(np.abs(points[:, 0]), np.abs(line[order, 0]), line[order, 1])
+    return float(((height - points[:, 1]) * cover).sum() / cover.sum())
+
+
 def linear(display: NDArray[np.generic]) -> FloatArray:
     """0..255 display values to linear light."""
     return LINEAR[np.asarray(display, np.uint8)]
@@ -205,7 +231,13 @@ def _skin(path: Path, head: Head) -> Skin:
     mean = np.median(linear(texture[y, x]), axis=0)
     if mean.min() < 0.002:
         raise FileFormatError(f"{path}: expected a skin texture, got one that is black where the face is")
-    return Skin(texture=texture, mean=mean.astype(np.float32))
+    words = path.stem.split("_")
+    return Skin(
+        texture=texture,
+        mean=mean.astype(np.float32),
+        feminine="female" in words if {"female", "male"} & set(words) else None,
+        stage=next((word for word in words if word in STAGES), None),
+    )
 
 
 def _eye(path: Path) -> tuple[ByteArray, FloatArray]:

@@ -8,7 +8,7 @@ Representation for Irradiance Environment Maps" (2001).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ FloatArray = NDArray[np.float32]
 _DIRECTIONS = 160
 _VISIBILITY_SIZE = 256
 _VISIBILITY_BIAS = 3.0  # mm
+_BROAD = 3.0  # colour of a broad light that gives a white surface which faces it about the radiance 1
+_BOUNCE = 0.45  # share of the light that skin returns to what lies in its hollows
 # Zonal factors of the clamped cosine, divided by pi.
 _COSINE = np.array([1.0, 2 / 3, 2 / 3, 2 / 3, 0.25, 0.25, 0.25, 0.25, 0.25], np.float32)
 
@@ -32,6 +34,11 @@ class Transfer:
 
     irradiance: FloatArray
     openness: FloatArray  # (N,) share of the upper half-space (cosine-weighted) that is not blocked
+
+    @property
+    def bounced(self) -> FloatArray:
+        """How much brighter (N, 1) hollows are for the light that their own walls return, again and again."""
+        return (1 / (1 - _BOUNCE * (1 - self.openness.clip(0, 1))))[:, None].astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +154,20 @@ def hard_lights(rng: np.random.Generator) -> Lights:
         key_color=np.clip(uniform(rng, 0.8, 2.5) * tint, 0, None).astype(np.float32),
         shadow_softness=uniform(rng, 0.4, 2.0),
         shadow_strength=uniform(rng, 0.9, 1.0),
+    )
+
+
+def filled_in(rng: np.random.Generator, lights: Lights) -> Lights:
+    """The same with a broad light from about where the camera is: photographers and rooms see to it that faces have it.
+
+    Without it most light comes from above, and eyes and what is below the nose are dark.
+    """
+    direction = _unit(np.array([rng.normal(0, 0.5), rng.normal(0.05, 0.35), 1.0]))
+    color = _BROAD * lights.level * uniform(rng, 0.05, 1.1) * (1 + rng.normal(0, 0.06, 3))
+    return replace(
+        lights,
+        directions=np.concatenate([lights.directions, direction[None]]),
+        colors=np.concatenate([lights.colors, color[None]]).astype(np.float32),
     )
 
 

@@ -10,7 +10,8 @@ C_SKIN, C_SCLERA, C_IRIS, C_TEETH, C_FLESH = range(COVERS, COVERS + 5)
 COLORS = COVERS + 5
 # Entries of SkinPaint.numbers after the maps' weights.
 GLOSS, SHININESS, LIP_GLOSS, IRIS_COSINE, PUPIL_COSINE, EYE_SHADE, SKIN_SHEEN = range(MAPS, MAPS + 7)
-NUMBERS = MAPS + 7
+EYE_WET, GLINT, GLINT_COSINE = range(MAPS + 7, MAPS + 10)
+NUMBERS = MAPS + 10
 EYE_REACH = 2.4
 """Half the side of an eye texture's patch, in iris radii."""
 

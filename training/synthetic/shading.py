@@ -27,7 +27,10 @@ from training.synthetic.materials import (
     EYE,
     EYE_REACH,
     EYE_SHADE,
+    EYE_WET,
     FLESH,
+    GLINT,
+    GLINT_COSINE,
     GLOSS,
     HAIR,
     IRIS_COSINE,
@@ -82,7 +85,8 @@ class SkinPaint:
     """How a face is painted.
 
     A library of maps (L, h, w) and the boxes (L, 4: left, top, right, bottom) outside which they are empty; the rows
-    chosen from it (MAPS,), their weights and other numbers (NUMBERS,), colours (COLORS, 3), and the gaze (3,).
+    chosen from it (MAPS,), their weights and other numbers (NUMBERS,), colours (COLORS, 3), the gaze (3,), and the
+    normal (3,) of the place on the eyes that mirrors a lamp.
     """
 
     maps: ByteArray
@@ -91,6 +95,7 @@ class SkinPaint:
     colors: FloatArray
     numbers: FloatArray
     gaze: FloatArray
+    glint: FloatArray
     texture: ByteArray  # (h, w, 3) a skin in the base mesh's texture coordinates; empty: the plain tone
     texture_gain: FloatArray  # (3,) what the texture's linear colour is multiplied with
     eye: ByteArray  # (h, w, 3) a patch around an iris, `EYE_REACH` iris radii each way; empty: painted
@@ -156,8 +161,8 @@ def shade(
         paint.numbers, scene.base_uv, scene.seam_row, scene.seam_uv, paint.texture, paint.texture_gain, LINEAR, surface,
     )  # fmt: skip
     _paint_eyes_and_mouth(
-        *where, scene.normals, scene.frame, scene.uv, paint.colors, paint.numbers, paint.gaze, _up_and_left(paint.gaze),
-        paint.eye, paint.eye_gain, LINEAR, scene.texture_of, surface,
+        *where, scene.normals, scene.frame, scene.uv, paint.colors, paint.numbers, paint.gaze, paint.glint,
+        _up_and_left(paint.gaze), paint.eye, paint.eye_gain, LINEAR, scene.texture_of, surface,
     )  # fmt: skip
     _paint_sheets(
         *where, scene.look, scene.normals, scene.uv, palette.colors, palette.patterns, palette.repeat, palette.gloss,
@@ -264,8 +269,9 @@ def _paint_skin(
 @compiled
 def _paint_eyes_and_mouth(
     index: IntArray, weights: FloatArray, triangles: IntArray, material: ByteArray, normals: FloatArray,
-    frames: FloatArray, uvs: FloatArray, colors: FloatArray, numbers: FloatArray, gaze: FloatArray, across: FloatArray,
-    patch: ByteArray, patch_gain: FloatArray, linear: FloatArray, texture_of: IntArray, surface: FloatArray,
+    frames: FloatArray, uvs: FloatArray, colors: FloatArray, numbers: FloatArray, gaze: FloatArray, glint: FloatArray,
+    across: FloatArray, patch: ByteArray, patch_gain: FloatArray, linear: FloatArray, texture_of: IntArray,
+    surface: FloatArray,
 ) -> None:  # fmt: skip
     """Eyeballs with iris and pupil, teeth with gaps, tongue and mouth cavity."""
     texels = patch.shape[0]
@@ -312,6 +318,12 @@ def _paint_eyes_and_mouth(
                     for k in range(3):
                         gained = patch_gain[1, k] + (patch_gain[0, k] - patch_gain[1, k]) * iris
                         pixel[P_ALBEDO + k] = linear[patch[row, column, k]] * gained * lid
+                mirrored = (dx * glint[0] + dy * glint[1] + dz * glint[2]) / length
+                wet = numbers[EYE_WET]  # surroundings, mirrored all over
+                if mirrored > numbers[GLINT_COSINE]:
+                    wet += numbers[GLINT]
+                for k in range(3):
+                    pixel[P_ALBEDO + k] += wet
                 pixel[P_GLOSS], pixel[P_SHININESS] = np.float32(0.7), np.float32(320.0)
             elif material[i] == TEETH:
                 tooth = abs(w0 * uvs[a, 0] + w1 * uvs[b, 0] + w2 * uvs[c, 0] - np.float32(0.5)) * np.float32(44.0)
