@@ -254,7 +254,8 @@ def _visibility(reconstruct: Reconstructor, count: int) -> dict[str, float]:
     for name, values in agreement.items():
         same = 100 * np.array(values)
         figures[f"visibility, {name}, agreement, %"] = float(same.mean())
-        figures[f"visibility, {name}, |yaw| > 60°, %"] = float(same[steep].mean())
+        if steep.any():
+            figures[f"visibility, {name}, |yaw| > 60°, %"] = float(same[steep].mean())
     return figures
 
 
