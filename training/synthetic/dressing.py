@@ -21,7 +21,7 @@ FloatArray = NDArray[np.float32]
 _CLEAR = 0.97  # share of the sky that hair may leave to eyes which it does not cover
 _OPEN_MOUTH = 1.2  # mm between the inner lips from which one sees in
 _BROWS_LOWER = (-0.5, 3.0)  # mm below the landmarks' line
-_UNUSUAL = 0.03  # how much likelier hair of the length that a person wears is than the other kind, the inverse
+_UNUSUAL = 0.03  # how often hair of the other length than a person wears comes up, beside 1
 
 
 @dataclass(kw_only=True)
