@@ -86,17 +86,11 @@ class Run:
     def settings_of(self, item: Item) -> str:
         """A hash of all that the results of an item depend on, besides its content."""
         boxes = self.boxes.get(item.path)
-        if boxes is not None:
-            return self._hash(item.is_video, boxes)
-        return self._of_videos if item.is_video else self._of_photographs
+        return self._without_boxes[item.is_video] if boxes is None else self._hash(item.is_video, boxes)
 
     @cached_property
-    def _of_photographs(self) -> str:  # of all without boxes
-        return self._hash(False, None)
-
-    @cached_property
-    def _of_videos(self) -> str:
-        return self._hash(True, None)
+    def _without_boxes(self) -> tuple[str, str]:  # of photographs, of videos
+        return self._hash(False, None), self._hash(True, None)
 
     def _hash(self, is_video: bool, boxes: Any) -> str:
         values = {

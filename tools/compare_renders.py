@@ -12,6 +12,7 @@ that look to the right are mirrored.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from runtime.face_model import LANDMARKS, load_face_model
 from runtime.files import write_atomically
 from runtime.image import read_image
 from runtime.pose import decompose, rotation_to_euler
+from runtime.roi import Roi, crop
 from training.data.aflw2000 import load_aflw2000
 from training.data.landmarks import IBUG_68
 from training.synthetic.factory import FaceFactory
@@ -92,19 +94,13 @@ def patches(image: Image, landmarks: NDArray[np.floating], yaw: float, numbers: 
         image = np.ascontiguousarray(image[:, ::-1])
         points = points[IBUG_68.mirror] * [-1, 1] + [image.shape[1] - 1, 0]
     up = points[36:48].mean(axis=0) - points[48:68].mean(axis=0)
-    up /= np.linalg.norm(up)
-    step = _REACH * np.sqrt(np.ptp(points, axis=0).prod()) / PATCH  # image pixels per pixel of a patch
-    axes = step * np.column_stack([[-up[1], up[0]], -up])
-    soft = cv2.GaussianBlur(image, (0, 0), max(0.7 * step, 0.3))
-    result = np.empty((len(numbers), PATCH, PATCH, 3), np.float32)
-    for patch, number in zip(result, numbers, strict=True):
-        corner = points[number] - axes @ np.full(2, (PATCH - 1) / 2)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        cut = cv2.warpAffine(
-            soft, np.column_stack([axes, corner]), (PATCH, PATCH), flags=flags, borderMode=cv2.BORDER_REPLICATE
-        ).astype(np.float32)
-        patch[:] = (cut - cut.mean()) / (cut.std() + _GREY_LEVELS)
-    return result
+    angle = math.degrees(math.atan2(up[0], -up[1]))
+    side = _REACH * float(np.sqrt(np.ptp(points, axis=0).prod()))
+    soft = cv2.GaussianBlur(image, (0, 0), max(0.7 * side / PATCH, 0.3))
+    rois = [Roi(center_x=x, center_y=y, side=side, angle=angle) for x, y in points[list(numbers)].tolist()]
+    cut = crop(soft, rois, PATCH).astype(np.float32)
+    mean, deviation = (of(cut, axis=(1, 2, 3), keepdims=True) for of in (np.mean, np.std))
+    return np.asarray((cut - mean) / (deviation + _GREY_LEVELS))
 
 
 def sheet(above: Patches, below: Patches) -> Image:

@@ -169,9 +169,8 @@ def _colors(rng: np.random.Generator, complexion: Complexion, hair: FloatArray, 
     colors[s.REDNESS] = tone * [0.52, 0.5, 1.0]
     white = uniform(rng, 0.35, 0.68)
     colors[s.C_SCLERA] = white * np.array([uniform(rng, 0.88, 1.0), 0.96, 1.0])
-    colors[s.C_IRIS] = rgb(
-        *_IRISES[int(rng.choice(len(_IRISES), p=_IRIS_SHARES)) if chance(rng, 1 - complexion.darkness) else 0]
-    ) * uniform(rng, 0.6, 1.6)
+    iris = int(rng.choice(len(_IRISES), p=_IRIS_SHARES)) if chance(rng, 1 - complexion.darkness) else 0
+    colors[s.C_IRIS] = rgb(*_IRISES[iris]) * uniform(rng, 0.6, 1.6)
     colors[s.C_TEETH] = uniform(rng, 0.6, 1.0) * np.array([uniform(rng, 0.68, 0.95), uniform(rng, 0.86, 0.97), 1.0])
     colors[s.C_FLESH] = np.array([0.10, 0.09, 0.34]) * uniform(rng, 0.5, 1.3)
     return colors

@@ -70,8 +70,8 @@ def dress(
         dressed.hair, dressed.occlusion = True, hair.occlusion
     if chance(rng, 0.7):
         thirds = -(-len(library.brows) // 3)  # women's are not of the thickest third, men's not of the thinnest
-        chosen = library.brows[:-thirds] if person.feminine else library.brows[thirds:]
-        brows = (chosen or library.brows)[int(rng.integers(len(chosen or library.brows)))]
+        chosen = (library.brows[:-thirds] if person.feminine else library.brows[thirds:]) or library.brows
+        brows = chosen[int(rng.integers(len(chosen)))]
         sheet = brows.sheet(vertices, material=HAIR, look=LOOK_BROWS, casts_shadow=False, raised=0.5)
         lower = np.array([0.0, uniform(rng, *_BROWS_LOWER), 0.0], np.float32)
         dressed.sheets.append(replace(sheet, vertices=sheet.vertices - lower))

@@ -150,14 +150,14 @@ class FaceFactory:
     ) -> tuple[Lights, FloatArray | None, Callable[[], FloatArray] | None]:
         """Light, and the background and what draws what lies before the face, where they come with it."""
         if self._library is None or chance(rng, 0.25):
-            lights = random_lights(rng)
-            return filled_in(rng, lights) if chance(rng, _FILLED_IN) else lights, None, None
-        if chance(rng, 0.16):
+            lights, seen, before = random_lights(rng), None, None
+        elif chance(rng, 0.16):
             return hard_lights(rng), None, None
-        lights, seen, before = look_into(rng, self._library.environment(rng), self.size)
+        else:
+            lights, seen, before = look_into(rng, self._library.environment(rng), self.size)
         if chance(rng, _FILLED_IN):
             lights = filled_in(rng, lights)
-        return lights, seen if chance(rng, 0.7) else None, before
+        return lights, seen if seen is not None and chance(rng, 0.7) else None, before
 
     def _subject(
         self, rng: np.random.Generator, given: FloatArray | None, expression: FloatArray | None, opening: float | None
@@ -192,7 +192,7 @@ class FaceFactory:
         """Radiance (S, S, 3) premultiplied by coverage, coverage (S, S), and the tones (3,) of skin and hair."""
         head, camera = self._head, subject.camera
         carried = head.shell.carried(subject.vertices - head.mean)
-        person = random_person(rng, *head.traits(subject.coefficients[: head.trait_slopes.shape[0] - 1]))
+        person = random_person(rng, *head.traits(subject.coefficients))
         complexion = random_complexion(rng)
         hair_tones = hair_color(rng, complexion.darkness)
         hatted, bespectacled = chance(rng, 0.13) and not clear, chance(rng, 0.2) and not clear

@@ -174,9 +174,10 @@ class Head:
         samples = np.column_stack([np.ones(len(self.identity_samples)), self.identity_samples])
         return np.asarray(np.linalg.lstsq(samples, self.identity_traits, rcond=None)[0], np.float32)
 
-    def traits(self, shape: FloatArray) -> tuple[float, float]:
-        """How male a face of these shape coefficients (S,) looks (about 0 to 1), and its age on MakeHuman's scale."""
-        male, age = self.trait_slopes[0] + shape @ self.trait_slopes[1:]
+    def traits(self, coefficients: FloatArray) -> tuple[float, float]:
+        """How male a face looks (about 0 to 1), and its age on MakeHuman's scale; the shape comes first, (S, ...)."""
+        slopes = self.trait_slopes[1:]
+        male, age = self.trait_slopes[0] + coefficients[: len(slopes)] @ slopes
         return float(male), float(age)
 
     @cached_property

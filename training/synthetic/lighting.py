@@ -9,6 +9,7 @@ Representation for Irradiance Environment Maps" (2001).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class Transfer:
     irradiance: FloatArray
     openness: FloatArray  # (N,) share of the upper half-space (cosine-weighted) that is not blocked
 
-    @property
+    @cached_property
     def bounced(self) -> FloatArray:
         """How much brighter (N, 1) hollows are for the light that their own walls return, again and again."""
         return (1 / (1 - _BOUNCE * (1 - self.openness.clip(0, 1))))[:, None].astype(np.float32)
