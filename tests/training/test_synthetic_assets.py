@@ -17,7 +17,7 @@ from training.data.samples import main as fill_cache
 from training.synthetic import environments
 from training.synthetic.appearance import random_complexion, random_paint, textured
 from training.synthetic.eyes import LOWER_LIDS, OPENINGS, UPPER_LIDS, eye_renders, with_opening
-from training.synthetic.factory import FaceFactory
+from training.synthetic.factory import FaceFactory, _random_coefficients
 from training.synthetic.head import Head, load_head
 from training.synthetic.library import open_library
 from training.synthetic.lighting import harmonics, irradiance
@@ -237,6 +237,16 @@ def test_eyes_open_as_told_and_the_mouth_stays(head: Head) -> None:
             assert gap == pytest.approx(rest * opening, abs=0.01)
             moved = np.linalg.norm((after - before)[head.landmark_vertices[48:]], axis=1)
             assert moved.max() < 2.0  # mm
+
+
+def test_one_face_in_eight_has_its_eyes_shut(head: Head) -> None:
+    upper, lower = head.landmark_vertices[list(UPPER_LIDS)], head.landmark_vertices[list(LOWER_LIDS)]
+    rng, faces = np.random.default_rng(0), [head.mean]
+    faces += [head.vertices(_random_coefficients(rng, head)) for _ in range(400)]
+    gaps = np.array([(face[upper] - face[lower])[:, 1].mean() for face in faces])
+    opening = gaps[1:] / gaps[0]
+    assert 0.09 < (opening < 0.25).mean() < 0.16
+    assert (opening > 0.7).mean() > 0.75
 
 
 def test_eye_renders_have_the_truth_in_their_labels() -> None:

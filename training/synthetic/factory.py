@@ -55,7 +55,7 @@ FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 18
+FACTORY_VERSION = 19
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 2.0
@@ -65,6 +65,7 @@ _WOMEN = 0.6  # share of faces: photographs that people label show more of them
 _SMILES = 0.25  # share of expressions that are drawn from the smiles alone
 _FILLED_IN = 0.75  # share of pictures, but those in hard light, with light from about where the camera is
 _AWAKE = 0.5  # share of faces whose lids are set as those of people who look at something
+_DROWSY, _HALF_SHUT = 0.12, 0.6  # share of faces that blink, look down or sleep; how far at most their eyes are open
 _FIT_STRIDE = 7  # every 7th face vertex takes part in the label's fit
 
 
@@ -273,7 +274,7 @@ class FaceFactory:
 
 
 def _random_coefficients(rng: np.random.Generator, head: Head) -> FloatArray:
-    """Shape: one or two of the bank, jittered; expression: one of the bank, sometimes milder or stronger."""
+    """Shape: one or two of the bank, jittered; expression: one of the bank, milder or stronger, lids set for some."""
     expressions = head.expression_samples
     male = head.identity_traits[:, 0] > 0.5
     shapes = head.identity_samples[male != chance(rng, _WOMEN)]
@@ -287,7 +288,12 @@ def _random_coefficients(rng: np.random.Generator, head: Head) -> FloatArray:
     if chance(rng, 0.12):
         expression = expression * 0.2
     coefficients = np.concatenate([shape, expression]).astype(np.float32)
-    return with_opening(head, coefficients, uniform(rng, 0.75, 1.35)) if chance(rng, _AWAKE) else coefficients
+    lids = float(rng.random())
+    if lids < _AWAKE:
+        return with_opening(head, coefficients, uniform(rng, 0.75, 1.35))
+    if lids < _AWAKE + _DROWSY:  # mostly shut
+        return with_opening(head, coefficients, _HALF_SHUT * ((lids - _AWAKE) / _DROWSY) ** 2)
+    return coefficients
 
 
 def _turn_shoulders(vertices: FloatArray, weight: FloatArray, rotation: FloatArray, share: float) -> FloatArray:
