@@ -151,6 +151,26 @@ def test_the_layer_that_int8_spoils_is_left_out(sources, monkeypatch, caplog):
         quantize.quantize(data, calibration)
 
 
+@pytest.mark.parametrize(
+    ("jitters", "excluded"),
+    [
+        ([1.0, 1.5, 1.3], ["global_stream.0.0.wide"]),  # steadier, if not steady enough
+        ([1.0, 1.5, 1.6], []),
+        ([1.0, 1.1], []),  # steady enough
+    ],
+)
+def test_the_layer_that_sees_the_image_stays_float32_where_that_keeps_a_face_still(
+    sources, monkeypatch, jitters, excluded
+):
+    monkeypatch.setattr(quantize, "INT8_GATE", Gate(delta_nme=20.0))  # a random network has no robust answer
+    calibration = compare(sources, sources.network).with_own_labels()
+    values = iter(jitters)  # float32's, with all layers in INT8, without the first
+    monkeypatch.setattr(Comparison, "jitter", lambda *_: next(values))
+    result = quantize.quantize(export_graph(reparameterize(sources.network)), calibration)
+    assert list(result.excluded) == excluded
+    assert set(result.layers).isdisjoint(excluded) and next(values, None) is None
+
+
 def test_jitter_is_the_mean_length_of_the_second_difference(sources):
     comparison = compare(sources, sources.network)
     still = np.zeros((2, 4, 64, 64, 3), np.uint8)
