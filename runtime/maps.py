@@ -91,9 +91,9 @@ def color_picture(colors: FloatMap) -> NDArray[np.uint8]:
 
 def raster_of(face: Face, shape: Shape) -> tuple[Raster, tuple[int, int]] | None:
     """The face drawn into the part of the image, or of its crop, that it covers, and that part's left and top."""
-    vertices = face.roi.to_crop(face.vertices, shape) if isinstance(shape, int | np.integer) else face.vertices
-    size = (shape, shape) if isinstance(shape, int | np.integer) else shape
-    place = window(vertices, size)
+    side = _side(shape)
+    vertices = face.vertices if side is None else face.roi.to_crop(face.vertices, side)
+    place = window(vertices, _size(shape))
     if place is None:
         return None
     left, top, right, bottom = place
@@ -103,7 +103,8 @@ def raster_of(face: Face, shape: Shape) -> tuple[Raster, tuple[int, int]] | None
 
 def _depth_scale(face: Face, shape: Shape) -> tuple[float, float]:
     """Pixels per millimetre, and z of the model's origin, in the image's frame or in a crop's."""
-    ratio = shape / face.roi.side if isinstance(shape, int | np.integer) else 1.0
+    side = _side(shape)
+    ratio = 1.0 if side is None else side / face.roi.side
     return face.pose.scale * ratio, float(face.params[11]) * face.roi.side / face.crop_size * ratio
 
 
@@ -116,7 +117,8 @@ def _compose(
     dtype: type = np.float32,
 ) -> NDArray[Any]:
     several = [faces] if isinstance(faces, Face) else sorted(faces, key=lambda face: face.roi.side)
-    height, width = _check_shape(shape, len(several))
+    _check_shape(shape, len(several))
+    height, width = _size(shape)
     out: NDArray[Any] = np.full((height, width, channels) if channels else (height, width), empty, dtype=dtype)
     for face in several:
         drawn = raster_of(face, shape)
@@ -129,13 +131,22 @@ def _compose(
     return out
 
 
-def _check_shape(shape: Shape, faces: int) -> tuple[int, int]:
-    if isinstance(shape, int | np.integer) and faces != 1:
+def _side(shape: Shape) -> int | None:
+    """A crop's side, if one is given."""
+    return int(shape) if isinstance(shape, int | np.integer) else None
+
+
+def _size(shape: Shape) -> tuple[int, int]:
+    """Height and width."""
+    return (shape, shape) if isinstance(shape, int | np.integer) else shape
+
+
+def _check_shape(shape: Shape, faces: int) -> None:
+    if _side(shape) is not None and faces != 1:
         raise InvalidInputError(
             f"shape: expected (height, width) for {faces} faces, got {shape}, a crop's side; maps of crops are one "
             "face's each"
         )
-    size = (shape, shape) if isinstance(shape, int | np.integer) else tuple(shape)
+    size = _size(shape)
     if len(size) != 2 or not all(isinstance(n, int | np.integer) and 0 < n <= MAX_SIDE for n in size):
         raise InvalidInputError(f"shape: expected (height, width) or a crop's side, 1..{MAX_SIDE} pixels, got {shape}")
-    return int(size[0]), int(size[1])

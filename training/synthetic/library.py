@@ -97,9 +97,11 @@ def open_library(folder: str | os.PathLike[str], head: Head | None = None) -> As
     def brow(path: Path) -> Fitted:
         return fit(path, head, texture=atlas.add(_only(path.parent, path.stem + ".*"), side=256, grey=True))
 
+    brow_line = load_face_model().at_landmarks(head.mean[head.face_vertices])[17:27]
+
     def on_the_line(brows: Fitted) -> tuple[float, Fitted]:
         points, cover = brows.opaque(head.mean, atlas.alpha(brows.texture))
-        return float(cover.sum()), brows.slid_up(head, _below_brow_line(head, points, cover))
+        return float(cover.sum()), brows.slid_up(head, _below_line(brow_line, points, cover))
 
     felt = [
         atlas.add(path, side=256, grey=True) for path in _pictures(makehuman / "clothes", "fedora*/materials/*fedora*")
@@ -198,12 +200,11 @@ def _bindings(folder: Path, names: str = "*") -> list[Path]:
     return found
 
 
-def _below_brow_line(head: Head, points: FloatArray, cover: FloatArray) -> float:
-    """How many mm brows lie below the landmarks 17 to 26 of the mean face: points (K, 3), which count `cover` (K,).
+def _below_line(line: FloatArray, points: FloatArray, cover: FloatArray) -> float:
+    """How many mm brows, points (K, 3) that count `cover` (K,), lie below the landmarks 17 to 26 of the mean face.
 
     MakeHuman's brows sit 6 to 10 mm below the line on which photographs' labels have them.
     """
-    line = load_face_model().at_landmarks(head.mean[head.face_vertices])[17:27]
     order = np.argsort(np.abs(line[:, 0]), kind="stable")
     height = np.interp(np.abs(points[:, 0]), np.abs(line[order, 0]), line[order, 1])
     return float(((height - points[:, 1]) * cover).sum() / cover.sum())
