@@ -1,4 +1,4 @@
-"""What every command of every room shares: exit codes, errors as one line, Ctrl-C, and text that any terminal takes.
+"""What all commands share: exit codes, errors as one line, being stopped, and text that any terminal takes.
 
     @command()
     def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +17,9 @@ import errno
 import functools
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -55,19 +57,25 @@ class Exit(IntEnum):
     """Nothing could be done, or the command was called wrongly."""
     INTERRUPTED = 130
     """Ctrl-C."""
+    TERMINATED = 143
+    """SIGTERM, as `docker stop`, systemd and clusters send it: ends as Ctrl-C does, with what is done kept."""
+
+
+class _Terminated(KeyboardInterrupt):
+    """Raised where SIGTERM finds the program."""
 
 
 def command(*, interrupted: str = "") -> Callable[[Callable[P, int]], Callable[P, int]]:
-    """Decorates a command's `main`: errors become one line and `Exit.FAILED`, Ctrl-C `Exit.INTERRUPTED`.
+    """Decorates a command's `main`: errors become one line and `Exit.FAILED`, Ctrl-C `Exit.INTERRUPTED`, SIGTERM alike.
 
     Args:
-        interrupted: what a user wants to know after Ctrl-C, such as "what was rendered is kept".
+        interrupted: what a user wants to know after either, such as "what was rendered is kept".
     """
 
     def decorate(main: Callable[P, int]) -> Callable[P, int]:
         @functools.wraps(main)
         def run(*args: P.args, **kwargs: P.kwargs) -> int:
-            with _tolerant_output() as lost:
+            with _tolerant_output() as lost, _told_to_stop():
                 status = _status(functools.partial(main, *args, **kwargs), interrupted)
             if lost and status == Exit.DONE:
                 print_error(f"standard output: {lost[0].strerror}; what was printed is not complete")
@@ -82,9 +90,12 @@ def command(*, interrupted: str = "") -> Callable[[Callable[P, int]], Callable[P
 def _status(main: Callable[[], int], interrupted: str) -> int:
     try:
         return main()
-    except KeyboardInterrupt:
-        print(f"interrupted; {interrupted}" if interrupted else "interrupted", file=sys.stderr)
-        return Exit.INTERRUPTED
+    except KeyboardInterrupt as stop:
+        word, status = (
+            ("terminated", Exit.TERMINATED) if isinstance(stop, _Terminated) else ("interrupted", Exit.INTERRUPTED)
+        )
+        print(f"{word}; {interrupted}" if interrupted else word, file=sys.stderr)
+        return status
     except (ClnError, OSError, MemoryError) as error:
         print_error(error)
         return Exit.FAILED
@@ -97,6 +108,23 @@ def _status(main: Callable[[], int], interrupted: str) -> int:
             f"this is a bug, please report it with the output of {TRACEBACK_VARIABLE}=1"
         )
         return Exit.FAILED
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """SIGTERM raises `_Terminated`, but where the caller has a handler of its own."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def exit_status(*, skipped: int, total: int) -> Exit:

@@ -17,6 +17,7 @@ import dataclasses
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -229,12 +230,16 @@ def cluster(address: str | None) -> Iterator[tuple[int, int]]:
     except ImportError as error:
         raise EngineUnavailableError(f"ray: expected the package ({error}); run: pip install '.[serving]'") from None
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    told_to_stop = signal.getsignal(signal.SIGTERM)
     own = {"num_cpus": usable_cores(), "object_store_memory": _OBJECT_STORE, "include_dashboard": False}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else own))
     except Exception as error:  # Ray has no class of its own for these; a plain one when a node is slow to start
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EngineUnavailableError(f"Ray: cannot start or reach {address or 'a cluster here'}: {reason}") from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, told_to_stop)  # Ray's own ends the process, with its number for a status
     try:
         resources = ray.cluster_resources()
         yield int(resources.get("CPU", 0)), int(resources.get("GPU", 0))

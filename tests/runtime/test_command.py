@@ -126,7 +126,8 @@ WAITING = """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-def test_ctrl_c_leaves_no_traceback(tmp_path):
+@pytest.mark.parametrize(("number", "word", "status"), [("SIGINT", "interrupted", 130), ("SIGTERM", "terminated", 143)])
+def test_a_command_that_is_stopped_leaves_no_traceback(number, word, status):
     pipe, code = subprocess.PIPE, textwrap.dedent(WAITING)
     # A shell's background jobs ignore Ctrl-C, and what they start inherits that.
     default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
@@ -134,5 +135,5 @@ def test_ctrl_c_leaves_no_traceback(tmp_path):
         [sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, preexec_fn=default
     ) as process:
         process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        assert process.communicate()[1] == "interrupted\n" and process.returncode == 130
+        process.send_signal(getattr(signal, number))
+        assert process.communicate()[1] == f"{word}\n" and process.returncode == status

@@ -73,8 +73,11 @@ def test_a_run_and_the_next(tmp_path, reconstruct):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["worker killed", "worker killed, then run killed", "run interrupted"])
+@pytest.mark.parametrize(
+    "how", ["worker killed", "worker killed, then run killed", "run interrupted", "run terminated"]
+)
 def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path, how):
+    stops = {"run interrupted": (signal.SIGINT, 130), "run terminated": (signal.SIGTERM, 143)}
     photos = folder_of(tmp_path / "photos", 400)
     out = tmp_path / "out"
     process = subprocess.Popen(
@@ -93,8 +96,8 @@ def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path, how):
         if "run killed" in how:
             wait_for(lambda: len(list(out.glob("*.parquet"))) >= 6)
             os.killpg(process.pid, signal.SIGKILL)
-        if how == "run interrupted":
-            process.send_signal(signal.SIGINT)
+        if how in stops:
+            process.send_signal(stops[how][0])
         text = process.communicate(timeout=200)[0]
     finally:
         if process.poll() is None:
@@ -102,7 +105,8 @@ def test_nothing_is_lost_and_nothing_is_there_twice(tmp_path, how):
     if how == "worker killed":
         assert process.returncode == 0, text
     else:
-        assert process.returncode == (130 if how == "run interrupted" else -signal.SIGKILL), text
+        assert process.returncode == (stops[how][1] if how in stops else -signal.SIGKILL), text
+        assert how not in stops or text.splitlines()[-1].endswith("what is done is kept; run again to go on"), text
         assert 0 < len(rows_in(out)) < 400
         wait_for(lambda: not workers())  # Ray's own processes notice that the run is gone
         assert run(photos, "--out", out).returncode == 0
