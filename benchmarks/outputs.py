@@ -206,6 +206,7 @@ def _one_face(reconstruct: Reconstructor, rounds: int) -> dict[str, float]:
         "visible landmarks, ms": lambda: again().visible,
         "visible vertices, ms": lambda: again().vertex_visibility,
         "metric pose, ms": lambda: fresh.metric_pose(camera),
+        "metric pose, seen again, ms": lambda: reconstruct.metric_poses(image, [fresh], camera),
     }
     seconds = _in_turns(work, rounds)
     return {name: 1000 * value for name, value in seconds.items()} | {"glb, kB": len(to_glb(face, image)) / 1000}
@@ -269,7 +270,8 @@ def _poses(reconstruct: Reconstructor, count: int, seed: int, assets: Path | Non
     drawn = module.random_distance, module.random_turn
     module.random_turn = lambda own: np.eye(3, dtype=np.float32)  # the turned camera is made here, from the picture
     module.random_distance = lambda own: float(320 * (2000 / 320) ** own.random())  # never orthographic
-    errors: dict[str, list[tuple[float, float]]] = {"centred": [], "off-centre": []}
+    kinds = ("centred", "off-centre", "centred, seen again", "off-centre, seen again")
+    errors: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
     turns: list[NDArray[np.float64]] = []  # how far they are off, about the head's own axes
     own: list[float] = []  # of the network's matrix, before there is a camera
     yaws: list[float] = []
@@ -288,23 +290,26 @@ def _poses(reconstruct: Reconstructor, count: int, seed: int, assets: Path | Non
                 points = camera.project(landmarks @ rotation.T + translation)
                 (face,) = reconstruct(picture, [_box(points)])
                 pupils = float(np.linalg.norm(landmarks[36:42].mean(axis=0) - landmarks[42:48].mean(axis=0)))
-                pose = face.metric_pose(camera, scale_mm=pupils)
-                off = float(geodesic(pose.rotation, rotation))
-                turns.append(np.degrees(cv2.Rodrigues(rotation.T @ pose.rotation)[0].ravel()))
-                errors[where].append((off, 100 * abs(pose.distance / float(np.linalg.norm(translation)) - 1)))
+                pose, distance = face.metric_pose(camera, scale_mm=pupils), float(np.linalg.norm(translation))
+                (again,) = reconstruct.metric_poses(picture, [face], camera, scale_mm=pupils)
+                for name, found in ((where, pose), (f"{where}, seen again", again)):
+                    off = float(geodesic(found.rotation, rotation))
+                    errors[name].append((off, 100 * abs(found.distance / distance - 1)))
+                turns.append(np.degrees(cv2.Rodrigues(rotation.T @ again.rotation)[0].ravel()))
                 if not degrees:
                     own.append(float(geodesic(face.pose.rotation, decompose(sample.params[:12])[1])))
     finally:
         module.random_distance, module.random_turn = drawn
-    both = np.median(np.array(errors["centred"] + errors["off-centre"]), axis=0)
-    centred, aside = (np.median(np.array(errors[where]), axis=0) for where in ("centred", "off-centre"))
-    figures = {
-        "metric pose: median rotation error, °": float(both[0]),
-        "metric pose: the network's own, centred, against its exact label, °": float(np.median(own)),
-        "metric pose: median distance error, %": float(both[1]),
-        "metric pose: rotation, off-centre over centred": float(aside[0] / centred[0]),
-        "metric pose: distance, off-centre over centred": float(aside[1] / centred[1]),
-    }
+    figures = {"metric pose: the network's own, centred, against its exact label, °": float(np.median(own))}
+    for how, again in (("of the face alone", ""), ("seen again", ", seen again")):
+        centred, aside = (np.array(errors[where + again]) for where in ("centred", "off-centre"))
+        both, ratio = np.median([*centred, *aside], axis=0), np.median(aside, axis=0) / np.median(centred, axis=0)
+        figures |= {
+            f"metric pose {how}: median rotation error, °": float(both[0]),
+            f"metric pose {how}: median distance error, %": float(both[1]),
+            f"metric pose {how}: rotation, off-centre over centred": float(ratio[0]),
+            f"metric pose {how}: distance, off-centre over centred": float(ratio[1]),
+        }
     side = np.where(np.repeat(yaws, 2) < 0, -1.0, 1.0)[:, None]
     signed = -np.array(turns) * np.hstack([np.ones_like(side), side, side])  # heads that look to the right mirrored
     size, steep = np.linalg.norm(turns, axis=1), np.abs(np.repeat(yaws, 2))
@@ -312,9 +317,9 @@ def _poses(reconstruct: Reconstructor, count: int, seed: int, assets: Path | Non
         within = (steep >= low) & (steep < high)
         name = f"|yaw| >= {low:g}°" if high > _STEEP else f"|yaw| {low:g}..{high:g}°"
         if within.any():
-            figures[f"metric pose: median rotation error, {name}"] = float(np.median(size[within]))
+            figures[f"metric pose seen again: median rotation error, {name}"] = float(np.median(size[within]))
             for axis, values in zip(("nod up", "turn aside", "lean back"), signed[within].T, strict=True):
-                figures[f"metric pose: median of too much {axis}, {name}"] = float(np.median(values))
+                figures[f"metric pose seen again: median of too much {axis}, {name}"] = float(np.median(values))
     return figures
 
 

@@ -12,13 +12,16 @@ to what a lens projects in perspective, and turns with the line of sight to the 
 it seeks the rotation and translation whose perspective projection, fitted in the same way, gives the network's matrix
 (six equations, Levenberg–Marquardt). With the true matrix it gives the true pose to 0.01 degrees; PnP of the points
 themselves would not, since the network's points carry no perspective (0.2 degrees and 0.6 % of the distance off).
+
+Off the axis a lens draws a head longer, and the network errs more. Where the picture is at hand, `metric_poses` looks
+at each face again as the same camera would see it, turned to it: an exact homography.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,9 +30,12 @@ from numpy.typing import ArrayLike, NDArray
 from runtime.errors import InvalidInputError
 from runtime.face_model import LANDMARKS
 from runtime.pose import rotation_to_euler
+from runtime.regions import asked_rois
+from runtime.roi import Roi, crop_through
 
 if TYPE_CHECKING:
     from runtime.face import Face
+    from runtime.reconstructor import Reconstructor
 
 Matrix = NDArray[np.float64]
 
@@ -96,6 +102,50 @@ class Camera:
             )
         return values[..., :2] / values[..., 2:] * (self.fx, self.fy) + (self.cx, self.cy)
 
+    def ray(self, x: float, y: float) -> Matrix:
+        """What a pixel sees: (x, y, 1) in OpenCV's camera frame.
+
+        Raises:
+            InvalidInputError: it lies so far from the axis that no lens draws it.
+        """
+        ray = np.array([(x - self.cx) / self.fx, (y - self.cy) / self.fy, 1.0])
+        away = math.degrees(math.atan(math.hypot(ray[0], ray[1])))
+        if away > _WIDEST:
+            raise InvalidInputError(
+                f"face: expected it within {_WIDEST:g} degrees of the camera's axis, got {away:.0f}; check the "
+                "camera's centre, and that the face comes from this camera's image"
+            )
+        return ray
+
+    def turned_to(self, roi: Roi, size: int) -> TurnedCamera:
+        """This camera, turned about its own centre so that a region is upright in the middle of `size` pixels.
+
+        Raises:
+            InvalidInputError: the region lies too far from the axis.
+        """
+        ray = self.ray(roi.center_x, roi.center_y)
+        length, angle = float(np.linalg.norm(ray)), math.radians(roi.angle)
+        turn = _rotation(np.array([0, 0, -angle])) @ _rotation(_from_axis(ray)).T
+        # Off the axis a degree is longer in the picture: by length along the circle around it, by its square across.
+        focal = math.sqrt(self.fx * self.fy) * length**1.5 * size / roi.side
+        camera = Camera(focal, focal, (size - 1) / 2, (size - 1) / 2)
+        corners = np.array([(x, y, focal) for x in (-size / 2, size / 2) for y in (-size / 2, size / 2)]) @ turn
+        if corners[:, 2].min() < math.cos(math.radians(_WIDEST)) * focal:
+            raise InvalidInputError(
+                f"face: expected all of it within {_WIDEST:g} degrees of the camera's axis, got a region of "
+                f"{roi.side:.0f} pixels at ({roi.center_x:.0f}, {roi.center_y:.0f}); check the camera"
+            )
+        return TurnedCamera(camera=camera, turn=turn, homography=self.matrix @ turn.T @ np.linalg.inv(camera.matrix))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TurnedCamera:
+    """A camera that stands where another does, and looks elsewhere."""
+
+    camera: Camera
+    turn: Matrix  # (3, 3) the other's frame to its own
+    homography: Matrix  # (3, 3) its pixels to the other's
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MetricPose:
@@ -125,6 +175,59 @@ class MetricPose:
     def gltf(self) -> Matrix:
         """(4, 4): the points of the `.glb` file, metres, to glTF's camera frame (y up, looking along -z) in metres."""
         return _rigid(_FLIP @ self.rotation * self.scale, _FLIP @ self.translation / 1000)
+
+
+def metric_poses(
+    reconstruct: Reconstructor,
+    image: NDArray[np.uint8],
+    faces: Sequence[Face],
+    camera: Camera,
+    *,
+    scale_mm: float | None = None,
+    between: tuple[Sequence[int], Sequence[int]] = PUPILS,
+) -> list[MetricPose]:
+    """Where heads stand before `camera`, each looked at again as it would be seen by this camera turned to it.
+
+    On 500 perspective renders, half of them 15 to 28 degrees off the axis, that takes a fifth off the rotation's error,
+    and heads off the axis are as right as others. It costs one more call of the network, for all faces.
+
+    Args:
+        reconstruct: whose network looks again.
+        image: that the faces were found in, uint8 (H, W, 3) BGR.
+        faces: of the image.
+        camera: as for `metric_pose`.
+        scale_mm: as for `metric_pose`, for all faces alike.
+        between: as for `metric_pose`.
+
+    Raises:
+        InvalidInputError: as `metric_pose` does, or `image` is none.
+    """
+    from runtime.face import Face
+
+    if not faces:
+        return []
+    size, model = reconstruct.engine.manifest.input_size, reconstruct.face_model
+    params, landmarks = (np.stack([getattr(face, name) for face in faces]) for name in ("params", "landmarks"))
+    rois = asked_rois(params, landmarks, [face.roi for face in faces], size)
+    views = [camera.turned_to(roi, size) for roi in rois]
+    crops = [crop_through(image, view.homography, roi.side, size) for view, roi in zip(views, rois, strict=True)]
+    whole = Roi(center_x=(size - 1) / 2, center_y=(size - 1) / 2, side=size)
+    poses = []
+    for seen, view, roi in zip(reconstruct.engine(np.stack(crops)), views, rois, strict=True):
+        face = Face(
+            box=(0, 0, size, size), score=1, roi=whole, crop_size=size,
+            params=seen, landmarks=model.landmarks(seen), model=model,
+        )  # fmt: skip
+        pose = metric_pose(face, view.camera, scale_mm=scale_mm, between=between)
+        poses.append(
+            replace(
+                pose,
+                rotation=view.turn.T @ pose.rotation,
+                translation=view.turn.T @ pose.translation,
+                error=pose.error * roi.side / size,
+            )
+        )
+    return poses
 
 
 def metric_pose(
@@ -195,18 +298,16 @@ def _points(face: Face) -> tuple[Matrix, Matrix]:
 def _start(face: Face, camera: Camera, size: float) -> tuple[Matrix, Matrix]:
     """Rotation and translation of the scaled-orthographic camera, turned to look along the ray to the face."""
     origin = face.roi.to_image(np.asarray(face.params[[3, 7, 11]], dtype=np.float64), face.crop_size)
-    ray = np.array([(origin[0] - camera.cx) / camera.fx, (origin[1] - camera.cy) / camera.fy, 1.0])
-    away = math.degrees(math.atan(math.hypot(ray[0], ray[1])))
-    if away > _WIDEST:
-        raise InvalidInputError(
-            f"face: expected it within {_WIDEST:g} degrees of the camera's axis, got {away:.0f}; check the camera's "
-            "centre, and that the face comes from this camera's image"
-        )
+    ray = camera.ray(float(origin[0]), float(origin[1]))
     depth = math.sqrt(camera.fx * camera.fy) / face.pose.scale * size
+    return _rotation(_from_axis(ray)) @ _FLIP @ face.pose.rotation, ray * depth
+
+
+def _from_axis(ray: Matrix) -> Matrix:
+    """The turn (3,), axis times angle, that takes the camera's axis to a ray (x, y, 1)."""
+    away = math.hypot(ray[0], ray[1])
     axis = np.array([-ray[1], ray[0], 0.0])
-    sine = math.hypot(ray[0], ray[1])
-    turn = axis / sine * math.atan(sine) if sine > 0 else axis
-    return _rotation(turn) @ _FLIP @ face.pose.rotation, ray * depth
+    return axis / away * math.atan(away) if away > 0 else axis
 
 
 def _orthographic_modes(points: Matrix, rotation: Matrix, scale: float, weights: Matrix) -> Matrix:

@@ -226,20 +226,49 @@ def crop(image: NDArray[np.uint8], rois: Sequence[Roi], size: int) -> NDArray[np
     return crops
 
 
+def crop_through(image: ArrayLike, homography: NDArray[np.float64], side: float, size: int) -> NDArray[np.uint8]:
+    """Cuts a square out of an image as a turned camera would see it: uint8 (size, size, 3), resampled as `crop` does.
+
+    Args:
+        image: as for `crop`.
+        homography: (3, 3) from the square's pixels to the image's, finite all over the square.
+        side: of the part of the image that it shows, image pixels: about `size` times one of its pixels.
+        size: of the square.
+
+    Raises:
+        InvalidInputError: as `crop` does.
+    """
+    source, last = as_bgr(image), size - 0.5
+    corners = np.array([(-0.5, -0.5, 1), (last, -0.5, 1), (last, last, 1), (-0.5, last, 1)]) @ homography.T
+    outline = corners[:, :2] / corners[:, 2:]
+    (x, y), reach = (outline.min(axis=0) + outline.max(axis=0)) / 2, float(np.ptp(outline, axis=0).max())
+    out = np.empty((size, size, 3), dtype=np.uint8)
+    _sample_into(out, source, homography.copy(), side / size, Roi(center_x=float(x), center_y=float(y), side=reach))
+    return out
+
+
 def _warp(image: NDArray[np.uint8], roi: Roi, out: NDArray[np.uint8]) -> None:
-    size = len(out)
-    scale, matrix = roi.side / size, roi.matrix(size)
+    _sample_into(out, image, roi.matrix(len(out)), roi.side / len(out), roi)
+
+
+def _sample_into(
+    out: NDArray[np.uint8], image: NDArray[np.uint8], matrix: NDArray[np.float64], scale: float, roi: Roi
+) -> None:
+    """The image at `matrix` · (u, v, 1), which lies in `roi`, for each pixel (u, v); `scale` image pixels wide each."""
     block = min(math.floor(scale), *image.shape[:2]) if scale > 2 else 1
     # OpenCV samples four channels in less than half the time that three take, to the same bytes.
     if block == 1:
         four = _four_channels(image, roi)
     else:
         averaged, *first = _average(image, roi, block)
-        matrix[:, 2] += 0.5
-        matrix /= block
-        matrix[:, 2] -= 0.5 + np.array(first)
+        if len(matrix) == 2:
+            matrix[:, 2] += 0.5
+            matrix /= block
+            matrix[:, 2] -= 0.5 + np.array(first)
+        else:
+            matrix[:2] = (matrix[:2] + 0.5 * matrix[2]) / block - np.outer(0.5 + np.array(first), matrix[2])
         four = cv2.cvtColor(averaged, cv2.COLOR_BGR2BGRA)  # type: ignore[assignment]
-    cv2.cvtColor(_sample(four, matrix, size), cv2.COLOR_BGRA2BGR, dst=out)
+    cv2.cvtColor(_sample(four, matrix, len(out)), cv2.COLOR_BGRA2BGR, dst=out)
 
 
 def _four_channels(image: NDArray[np.uint8], roi: Roi) -> NDArray[np.uint8]:
@@ -255,9 +284,10 @@ def _four_channels(image: NDArray[np.uint8], roi: Roi) -> NDArray[np.uint8]:
 
 
 def _sample(image: Any, matrix: NDArray[np.float64], size: int) -> Any:
-    """The image at `matrix` · (u, v, 1) for each pixel (u, v) of a square of `size`."""
+    """The image at `matrix` · (u, v, 1) for each pixel (u, v) of a square of `size`: affine (2, 3), or a homography."""
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    warp = cv2.warpAffine if len(matrix) == 2 else cv2.warpPerspective
+    return warp(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _average(image: NDArray[np.uint8], roi: Roi, block: int) -> tuple[NDArray[np.uint8], int, int]:

@@ -1,15 +1,26 @@
 """Metric pose against heads projected in perspective, whose scaled-orthographic fit is made here, independently."""
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
-from runtime import Face, InvalidInputError, Roi
+from runtime import Face, InvalidInputError, Reconstructor, Roi, read_image
 from runtime.camera import Camera, metric_pose
 from runtime.pose import euler_to_rotation
 from tests.runtime.faces import MODEL, posed
 
 FLIP = np.diag([1.0, -1.0, -1.0])
 SIZE = 128
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def reconstruct():
+    pytest.importorskip("onnxruntime")
+    with Reconstructor(threads=1) as opened:
+        yield opened
 
 
 def seen_through(camera, rotation, translation, coefficients):
@@ -92,6 +103,40 @@ def test_hidden_points_may_count_less():
     assert 0.01 < degrees_between(full.rotation, some.rotation) < 5
 
 
+def test_a_camera_turned_to_a_region_has_it_upright_in_its_middle():
+    roi = Roi(center_x=1100.0, center_y=650.0, side=90.0, angle=20.0)
+    view = CAMERA.turned_to(roi, SIZE)
+    assert np.allclose(view.turn @ view.turn.T, np.eye(3)) and np.linalg.det(view.turn) > 0
+    points = np.array([300.0, 190, 600]) + np.random.default_rng(0).normal(0, 30, (20, 3))
+    here = np.column_stack([view.camera.project(points @ view.turn.T), np.ones(20)]) @ view.homography.T
+    np.testing.assert_allclose(here[:, :2] / here[:, 2:], CAMERA.project(points), atol=1e-6)
+    middle, right, below = (view.homography @ [63.5 + x, 63.5 + y, 1] for x, y in ((0, 0), (9, 0), (0, 9)))
+    middle, right, below = (point[:2] / point[2] for point in (middle, right, below))
+    np.testing.assert_allclose(middle, [1100, 650], atol=1e-6)
+    (ax, ay), (bx, by) = right - middle, below - middle
+    assert np.degrees(np.arctan2(ay, ax)) == pytest.approx(20, abs=10)  # the lens bends right angles there
+    assert abs(ax * by - ay * bx) == pytest.approx((9 * 90 / SIZE) ** 2, rel=0.01)
+
+
+def test_heads_that_are_looked_at_again_stand_where_they_stand_whichever_way_the_camera_looks(reconstruct):
+    picture = read_image(EXAMPLES / "astronaut.jpg")
+    camera = Camera(600.0, 600.0, 255.5, 255.5)
+    away = cv2.Rodrigues(np.array([-0.4, 0.4, 0.1]))[0]
+    elsewhere = cv2.warpPerspective(picture, camera.matrix @ away @ np.linalg.inv(camera.matrix), (700, 700))
+    poses = []
+    for image in (picture, elsewhere):
+        faces = reconstruct(image)
+        (pose,) = reconstruct.metric_poses(image, faces, camera, scale_mm=60)
+        assert degrees_between(pose.rotation, faces[0].metric_pose(camera).rotation) < 8
+        poses.append(pose)
+    assert degrees_between(poses[1].rotation, away @ poses[0].rotation) < 2
+    np.testing.assert_allclose(poses[1].translation, away @ poses[0].translation, atol=0.02 * poses[0].distance)
+    assert poses[0].error < 1
+    assert reconstruct.metric_poses(picture, [], camera) == []
+    mouth = reconstruct.metric_poses(picture, reconstruct(picture), camera, scale_mm=50, between=([48], [54]))
+    assert mouth[0].distance != pytest.approx(poses[0].distance, rel=0.01)
+
+
 def test_a_field_of_view_is_the_horizontal_one():
     camera = Camera.from_fov(90, (640, 480))
     assert (camera.fx, camera.fy, camera.cx, camera.cy) == pytest.approx((320, 320, 319.5, 239.5))
@@ -122,6 +167,8 @@ def test_a_field_of_view_is_the_horizontal_one():
         (lambda: posed().metric_pose(Camera(20, 20, 100, 90)), "face: expected it before the camera, got a point"),
         (lambda: posed(side=1e-6).metric_pose(Camera(1e6, 1e6, 0, 0)), None),
         (lambda: metric_pose(posed(), CAMERA, hidden_weight=2), "hidden_weight: expected"),
+        (lambda: CAMERA.turned_to(Roi(center_x=9e3, center_y=0, side=10), SIZE), "face: expected it within 80 degrees"),
+        (lambda: CAMERA.turned_to(Roi(center_x=2500, center_y=0, side=9e3), SIZE), "face: expected all of it within"),
         (lambda: broken().metric_pose(CAMERA), "they are damaged"),
     ],
 )

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime import InvalidInputError, Roi, crop
-from runtime.roi import maps, rois_from_landmarks, to_image
+from runtime.roi import crop_through, maps, rois_from_landmarks, to_image
 
 coordinates = st.floats(-5000, 5000)
 angles = st.floats(-400, 400)
@@ -118,6 +118,15 @@ def test_averaging_begins_at_twice_the_crop(scale, low, high):
 def test_regions_far_out_or_of_odd_size_give_the_edge(center, side):
     image = np.full((60, 80, 3), 77, dtype=np.uint8)
     assert (crop(image, [Roi(center_x=center[0], center_y=center[1], side=side)], 16) == 77).all()
+
+
+@pytest.mark.parametrize("side", [70, 300, 1100])  # sampled directly, and of blocks
+def test_through_a_homography_that_is_affine_a_crop_is_the_same(side):
+    image = np.random.default_rng(0).integers(256, size=(700, 900, 3), dtype=np.uint8)
+    roi = Roi(center_x=480.0, center_y=330.0, side=side, angle=25.0)
+    homography = 3.0 * np.vstack([roi.matrix(64), [0, 0, 1]])
+    through = crop_through(image, homography, side, 64)
+    assert np.abs(through.astype(int) - crop(image, [roi], 64)[0]).max() <= 8  # OpenCV rounds places to 1/32 of a pixel
 
 
 def test_several_regions_come_back_in_order_and_none_as_an_empty_batch():
