@@ -45,6 +45,7 @@ PUPILS = (tuple(range(36, 42)), tuple(range(42, 48)))
 _FLIP = np.diag([1.0, -1.0, -1.0])  # y up, z backwards to OpenCV's camera, and back
 _STRIDE = 7  # every 7th vertex takes part, beside the landmarks: as many as the labels of training were fitted to
 _STEPS = 50
+_EXACT = 1e-12  # square pixels
 _FARTHEST_CENTER = 10.0  # focal lengths: pixel (0, 0) would be seen at 84 degrees from the axis
 _WIDEST = 80.0  # degrees from the axis at which a face may stand
 _NEAREST = 1.0  # mm before the camera
@@ -349,7 +350,7 @@ def _solve(
             damping = max(damping / 10, 1e-12)
         else:
             damping *= 10
-        if damping > 1e9 or (after <= before and before - after <= 1e-12 * before):
+        if damping > 1e9 or after < _EXACT or (after <= before and before - after <= 1e-12 * before):
             break
     return rotation, shift, residual
 

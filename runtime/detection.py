@@ -46,11 +46,6 @@ _VIEW = 192
 # in the middle.
 _LANDSCAPE = 160
 _CELL = 4  # side of one cell of its output grid
-_SIGNATURE = {
-    "image": ("tensor(uint8)", [1, "height", _VIEW, 3]),
-    "boxes": ("tensor(float)", [1, "cells", 16]),
-    "scores": ("tensor(float)", [1, "cells", 1]),
-}
 _CANDIDATE = 0.5  # part of the score threshold that earns a small face a closer look
 _SMALL = 1 / 6  # of the image's longer side: smaller boxes are looked at again from near
 _WORK_SIZE = 960  # in larger images, small faces are searched for in tiles
@@ -174,12 +169,12 @@ class BlazeFaceDetector:
         self.thorough, self.quick = thorough, quick
         self.threads = threads
         self.model_path = model_path if isinstance(model_path, Traversable) else Path(model_path)
+        self._sessions: dict[int, Any] = {}  # by the rows of the view
 
     @cached_property
     def glance(self) -> BlazeFaceDetector:
         """The same detector, taking its first look alone: for videos, where the next frame is another chance."""
-        _ = self._session  # shared by both
-        other = copy.copy(self)
+        other = copy.copy(self)  # sessions are shared by both
         other.thorough, other.quick = False, True
         return other
 
@@ -263,7 +258,7 @@ class BlazeFaceDetector:
         found = []
         for turn in turns:
             turned = np.ascontiguousarray(np.rot90(canvas, turn))
-            boxes, logits = self._session.run(["boxes", "scores"], {"image": turned[np.newaxis]})
+            boxes, logits = self._session(len(turned)).run(["boxes", "scores"], {"image": turned[np.newaxis]})
             points, scores = _decode(boxes[0], logits[0, :, 0], threshold)
             points[..., 1] += top
             # The network measures from a pixel's corner, the library from its centre: hence the half.
@@ -271,19 +266,31 @@ class BlazeFaceDetector:
             found.append((_placed(upright.to_image(points - 0.5, _VIEW), view), scores))
         return found
 
-    @cached_property
-    def _session(self) -> Any:
+    def _session(self, rows: int) -> Any:
+        """The network for views of so many rows."""
+        if rows not in self._sessions:
+            self._sessions[rows] = self._load(rows)
+        return self._sessions[rows]
+
+    def _load(self, rows: int) -> Any:
+        cells = (rows // _CELL) * (_VIEW // _CELL)
         try:
             session = create_session(
                 self.model_path.read_bytes(),
                 name=f"face detection ({self.model_path.name})",
                 providers=["CPUExecutionProvider"],
                 threads=self.threads or None,
+                sizes={"height": rows, "cells": cells},
             )
         except EngineUnavailableError as error:
             raise EngineUnavailableError(f"{error}, or pass the faces' boxes yourself") from None
+        expected = {
+            "image": ("tensor(uint8)", [1, rows, _VIEW, 3]),
+            "boxes": ("tensor(float)", [1, cells, 16]),
+            "scores": ("tensor(float)", [1, cells, 1]),
+        }
         signature = {node.name: (node.type, node.shape) for node in [*session.get_inputs(), *session.get_outputs()]}
-        if signature != _SIGNATURE:
+        if signature != expected:
             raise FileFormatError(
                 f"{self.model_path}: expected the face detector, got a network with {signature}; "
                 "reinstall the package, or make the file again with tools/make_face_detector.py"

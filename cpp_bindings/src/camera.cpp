@@ -17,6 +17,7 @@ using Six = std::array<double, 6>;
 
 constexpr std::size_t stride = 7;  // every 7th vertex takes part, beside the landmarks
 constexpr int most_steps = 50;
+constexpr double exact = 1e-12;  // square pixels
 constexpr double farthest_center = 10, widest = 80, nearest = 1;  // focal lengths, degrees, mm
 constexpr double degrees = 57.29577951308232;
 
@@ -255,7 +256,7 @@ void solve(const Problem& problem, Matrix& turn, Vector& shift, double& error) {
     shift = moved;
     now = tried;
     damping = std::max(damping / 10, 1e-12);
-    if (before - after <= 1e-12 * before) {
+    if (after < exact || before - after <= 1e-12 * before) {
       break;
     }
   }
