@@ -13,15 +13,15 @@ it seeks the rotation and translation whose perspective projection, fitted in th
 (six equations, Levenberg–Marquardt). With the true matrix it gives the true pose to 0.01 degrees; PnP of the points
 themselves would not, since the network's points carry no perspective (0.2 degrees and 0.6 % of the distance off).
 
-Off the axis a lens draws a head longer, and the network errs more. Where the picture is at hand, `metric_poses` looks
-at each face again as the same camera would see it, turned to it: an exact homography.
+Off the axis a lens draws a head longer, and the network errs more. Where the picture is at hand,
+`Reconstructor.metric_poses` looks at each face again as the same camera, turned to it, would (`Camera.turned_to`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,12 +30,10 @@ from numpy.typing import ArrayLike, NDArray
 from runtime.errors import InvalidInputError
 from runtime.face_model import LANDMARKS
 from runtime.pose import rotation_to_euler
-from runtime.regions import asked_rois
-from runtime.roi import Roi, crop_through
 
 if TYPE_CHECKING:
     from runtime.face import Face
-    from runtime.reconstructor import Reconstructor
+    from runtime.roi import Roi
 
 Matrix = NDArray[np.float64]
 
@@ -141,11 +139,16 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TurnedCamera:
-    """A camera that stands where another does, and looks elsewhere."""
+    """A camera that stands where another does, and looks elsewhere: its picture is a homography of the other's."""
 
     camera: Camera
     turn: Matrix  # (3, 3) the other's frame to its own
     homography: Matrix  # (3, 3) its pixels to the other's
+
+    def turned_back(self, pose: MetricPose, pixel: float) -> MetricPose:
+        """A pose before this camera as the other sees it; one pixel here is so many there."""
+        rotation, translation = self.turn.T @ pose.rotation, self.turn.T @ pose.translation
+        return MetricPose(rotation=rotation, translation=translation, scale=pose.scale, error=pose.error * pixel)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,59 +179,6 @@ class MetricPose:
     def gltf(self) -> Matrix:
         """(4, 4): the points of the `.glb` file, metres, to glTF's camera frame (y up, looking along -z) in metres."""
         return _rigid(_FLIP @ self.rotation * self.scale, _FLIP @ self.translation / 1000)
-
-
-def metric_poses(
-    reconstruct: Reconstructor,
-    image: NDArray[np.uint8],
-    faces: Sequence[Face],
-    camera: Camera,
-    *,
-    scale_mm: float | None = None,
-    between: tuple[Sequence[int], Sequence[int]] = PUPILS,
-) -> list[MetricPose]:
-    """Where heads stand before `camera`, each looked at again as it would be seen by this camera turned to it.
-
-    On 500 perspective renders, half of them 15 to 28 degrees off the axis, that takes a fifth off the rotation's error,
-    and heads off the axis are as right as others. It costs one more call of the network, for all faces.
-
-    Args:
-        reconstruct: whose network looks again.
-        image: that the faces were found in, uint8 (H, W, 3) BGR.
-        faces: of the image.
-        camera: as for `metric_pose`.
-        scale_mm: as for `metric_pose`, for all faces alike.
-        between: as for `metric_pose`.
-
-    Raises:
-        InvalidInputError: as `metric_pose` does, or `image` is none.
-    """
-    from runtime.face import Face
-
-    if not faces:
-        return []
-    size, model = reconstruct.engine.manifest.input_size, reconstruct.face_model
-    params, landmarks = (np.stack([getattr(face, name) for face in faces]) for name in ("params", "landmarks"))
-    rois = asked_rois(params, landmarks, [face.roi for face in faces], size)
-    views = [camera.turned_to(roi, size) for roi in rois]
-    crops = [crop_through(image, view.homography, roi.side, size) for view, roi in zip(views, rois, strict=True)]
-    whole = Roi(center_x=(size - 1) / 2, center_y=(size - 1) / 2, side=size)
-    poses = []
-    for seen, view, roi in zip(reconstruct.engine(np.stack(crops)), views, rois, strict=True):
-        face = Face(
-            box=(0, 0, size, size), score=1, roi=whole, crop_size=size,
-            params=seen, landmarks=model.landmarks(seen), model=model,
-        )  # fmt: skip
-        pose = metric_pose(face, view.camera, scale_mm=scale_mm, between=between)
-        poses.append(
-            replace(
-                pose,
-                rotation=view.turn.T @ pose.rotation,
-                translation=view.turn.T @ pose.translation,
-                error=pose.error * roi.side / size,
-            )
-        )
-    return poses
 
 
 def metric_pose(

