@@ -91,9 +91,8 @@ def _status(main: Callable[[], int], interrupted: str) -> int:
     try:
         return main()
     except KeyboardInterrupt as stop:
-        word, status = (
-            ("terminated", Exit.TERMINATED) if isinstance(stop, _Terminated) else ("interrupted", Exit.INTERRUPTED)
-        )
+        status = Exit.TERMINATED if isinstance(stop, _Terminated) else Exit.INTERRUPTED
+        word = status.name.lower()
         print(f"{word}; {interrupted}" if interrupted else word, file=sys.stderr)
         return status
     except (ClnError, OSError, MemoryError) as error:

@@ -121,8 +121,8 @@ class Reconstructor(Closing):
     def prepare(self, image: NDArray[np.uint8], boxes: ArrayLike | None = None) -> Prepared:
         """What comes before the network: faces found, or taken from `boxes`, and cut out.
 
-        May run in another thread than the network, so that many images are worked on at once; the detector is then
-        that thread's. Takes and raises what a call does.
+        May run in other threads than the network, so that many images are worked on at once: in several, if the
+        detector may, as the built-in one. Takes and raises what a call does.
         """
         frame = as_bgr(image)
         rois, outlines, scores = self._regions(frame, boxes, frame.shape)
@@ -201,21 +201,18 @@ class Reconstructor(Closing):
         if not faces:
             return []
         frame = self._frame_engine().to_host(image) if is_on_gpu(image) else image
-        size, model = self.engine.manifest.input_size, self.face_model
+        size = self.engine.manifest.input_size
         params, landmarks = (np.stack([getattr(face, name) for face in faces]) for name in ("params", "landmarks"))
         rois = asked_rois(params, landmarks, [face.roi for face in faces], size)
         views = [camera.turned_to(roi, size) for roi in rois]
         crops = [crop_through(frame, view.homography, roi.side, size) for view, roi in zip(views, rois, strict=True)]
         whole = Roi(center_x=(size - 1) / 2, center_y=(size - 1) / 2, side=size)
-        poses = []
-        for seen, view, roi in zip(_finite(self.engine(np.stack(crops))), views, rois, strict=True):
-            face = Face(
-                box=(0, 0, size, size), score=1, roi=whole, crop_size=size,
-                params=seen, landmarks=model.landmarks(seen), model=model,
-            )  # fmt: skip
-            pose = metric_pose(face, view.camera, scale_mm=scale_mm, between=between or PUPILS)
-            poses.append(view.turned_back(pose, roi.side / size))
-        return poses
+        seen = self.faces(self.engine(np.stack(crops)), [whole] * len(faces))
+        poses = (
+            metric_pose(face, view.camera, scale_mm=scale_mm, between=between or PUPILS)
+            for face, view in zip(seen, views, strict=True)
+        )
+        return [view.turned_back(pose, roi.side / size) for pose, view, roi in zip(poses, views, rois, strict=True)]
 
     def faces(
         self,

@@ -1,7 +1,7 @@
 /**
  * Face detection as in `runtime/detection.py`: MediaPipe's BlazeFace, full range (Bazarevsky et al., arXiv 1907.05047),
- * on square views of the image (a landscape's first view is lower); votes that overlap are averaged; small faces are looked at again from near, turned ones
- * in a view that is turned upright.
+ * on square views of the image (a landscape's first view is lower); votes that overlap are averaged; small faces are
+ * looked at again from near, turned ones in a view that is turned upright.
  *
  * A face's points are eight (x, y) in one Float64Array: top-left and bottom-right corner of its box, then six keypoints:
  * left eye, right eye, nose tip, mouth centre, left and right tragion, as seen in the image of a frontal face.
