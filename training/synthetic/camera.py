@@ -26,7 +26,8 @@ _FIT_STEPS = 4
 # Standard deviation and limit, degrees, of: the camera above or below the face; the nod; the head's lean to a shoulder.
 _TURNS = ((6.5, 45.0), (9.5, 45.0), (6.0, 30.0))
 _WIDE_SHARE, _WIDER = 0.2, 2.5
-_PROFILE, _PAST_PROFILE, _PAST_SHARE = 95.0, 125.0, 0.05  # degrees of yaw, and the share of heads turned past profile
+_PROFILE, _PAST_PROFILE, _PAST_SHARE = 95.0, 125.0, 0.02  # degrees of yaw, and the share of heads turned past profile
+_NEAR_PROFILE, _DRAWN_AGAIN = 83.0, 0.6  # degrees of yaw, and the share of heads beyond it that are turned anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,10 @@ class Camera:
 
 
 def random_rotation(rng: np.random.Generator) -> FloatArray:
-    """A head's rotation as photographs have it: yaw evenly over +-95 degrees, seldom more, the rest mostly small.
+    """A head's rotation as photographs have it: yaw evenly over +-83 degrees, seldom more, the rest mostly small.
+
+    Near 90 degrees a face's own picture hardly says on which side of profile it is turned. A network then answers what
+    it was shown most, so there must be no more such heads than in photographs.
 
     Heads nod about the axis through their ears, and cameras stand at about their height: in profile that axis points at
     the camera, however far the head nods. A pitch of the whole head after its yaw would tilt it up and down there, as
@@ -67,6 +71,8 @@ def random_rotation(rng: np.random.Generator) -> FloatArray:
     A fifth of the heads are turned further; a quarter roll with the picture, seldom as of a head lying.
     """
     yaw = uniform(rng, -_PROFILE, _PROFILE)
+    if abs(yaw) > _NEAR_PROFILE and chance(rng, _DRAWN_AGAIN):
+        yaw = uniform(rng, -_NEAR_PROFILE, _NEAR_PROFILE)
     if chance(rng, _PAST_SHARE):
         yaw = float(np.copysign(uniform(rng, _PROFILE, _PAST_PROFILE), yaw))
     wide = _WIDER if chance(rng, _WIDE_SHARE) else 1.0
