@@ -89,6 +89,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> TrainOptions:
     parser.add_argument("--data", required=True, action="append", metavar="[SHARE@]KIND:DIR", help=data_help)
     assets_help = "folder of CC0 assets to render synthetic faces with (default: none; see docs/data.md)"
     parser.add_argument("--assets", type=Path, help=assets_help)
+    faces_seed_help = "of the synthetic faces, as --seed of training.data.samples (default: 0)"
+    parser.add_argument("--faces-seed", type=int, default=0, help=faces_seed_help)
     parser.add_argument("--out", required=True, type=Path, help="the run's folder")
     init_help = "fine-tune: start with this checkpoint's network, weights and whitening"
     parser.add_argument("--init", type=Path, help=init_help)
@@ -133,7 +135,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> TrainOptions:
         bf16=given.bf16,
         compile=given.compile,
         face_model=given.face_model,
-        sources=SourceOptions(held_out=given.held_out, workers=given.workers, assets=given.assets),
+        sources=SourceOptions(
+            held_out=given.held_out, workers=given.workers, assets=given.assets, faces_seed=given.faces_seed
+        ),
         evaluate_every=given.evaluate_every,
         val=given.val,
     )

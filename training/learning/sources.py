@@ -30,6 +30,8 @@ class SourceOptions:
     """Rendering processes, or decoding threads."""
     assets: Path | None = None
     """Folder of CC0 assets that synthetic faces are rendered with."""
+    faces_seed: int = 0
+    """Of the synthetic faces that are trained on; another one gives other faces."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +142,14 @@ def _open_synthetic(
             f"Expected the bundled face model '{bundled.name}' for synthetic faces, got '{face_model.name}'; omit "
             "--face-model, or give data that is labelled for it."
         )
+    if options.faces_seed == HELD_OUT_SEED:
+        raise InvalidInputError(f"Expected another --faces-seed than that of the faces held out, got {HELD_OUT_SEED}.")
     count, directory = parse_synthetic(data)
 
     def opened() -> tuple[SyntheticSamples, SyntheticSamples]:
         held_out = SyntheticSamples(options.held_out, directory, size=size, seed=HELD_OUT_SEED, assets=options.assets)
-        return SyntheticSamples(count, directory, size=size, assets=options.assets), held_out
+        seed, assets = options.faces_seed, options.assets
+        return SyntheticSamples(count, directory, size=size, seed=seed, assets=assets), held_out
 
     if processes.local_rank == 0:
         for part in opened():
