@@ -21,7 +21,7 @@ from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.image import as_bgr
-from runtime.regions import asked_rois, second_rois
+from runtime.regions import asked_rois, joined, second_rois
 from runtime.roi import Roi, check_overlap, crop, crop_through, maps, split_box, to_image
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ class Reconstructor(Closing):
         landmarks, better = self._seen(params, rois, boxes is None)
         if better:
             params = params.copy()
-            params[list(better)] = engine.run_frame(image, list(better.values()))
+            seen = engine.run_frame(image, list(better.values()))
+            params[list(better)] = joined(params, rois, better, seen, engine.manifest.input_size)
         return self.faces(params, _replaced(rois, better), outlines, scores, None if better else landmarks)
 
     def run(self, image: Any, rois: Sequence[Roi]) -> NDArray[np.float32]:
@@ -245,7 +246,8 @@ class Reconstructor(Closing):
     def reconstruct(self, prepared: Sequence[Prepared], *, batch: int | None = None) -> list[list[Face]]:
         """The faces of each image, the network called once for all, or for `batch` crops at a time.
 
-        Faces whose detected region turns out to be off are looked at once more, in the one they ask for.
+        Faces whose detected region turns out to be off are looked at once more, in the one they ask for; what both
+        looks say is averaged, unless the first region was far off.
         """
         if not prepared:
             return []
@@ -262,9 +264,10 @@ class Reconstructor(Closing):
         ]
         if cut:
             params = params.copy()
-            params[[part.start + i for part, (_, better) in zip(parts, seen, strict=True) for i in better]] = (
-                self._in_batches(cut, batch)
-            )
+            again, start = self._in_batches(cut, batch), 0
+            for part, p, (_, better) in zip(parts, prepared, seen, strict=True):
+                own, start = again[start : start + len(better)], start + len(better)
+                params[part][list(better)] = joined(params[part], p.rois, better, own, size)
         return [
             self.faces(params[part], _replaced(p.rois, better), p.boxes, p.scores, None if better else landmarks)
             for part, p, (landmarks, better) in zip(parts, prepared, seen, strict=True)

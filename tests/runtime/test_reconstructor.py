@@ -22,6 +22,7 @@ from runtime import (
 from runtime.detection import Detection
 from runtime.engines import load_engine
 from runtime.pose import euler_to_rotation
+from runtime.regions import joined, second_rois
 from tests.runtime.conftest import SIZE, make_manifest, write_engine
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -104,6 +105,22 @@ def test_a_face_whose_detected_region_was_off_is_cut_again():
     errors = [float(np.abs(face.landmarks - known.landmarks)[:, :2].mean()) for face in (once, again)]
     assert errors[1] < 0.6 * errors[0] and again.box == off
     assert abs(again.roi.center_x - known.roi.center_x) < 0.03 * known.roi.side
+
+
+def test_what_two_looks_say_of_a_face_is_averaged_unless_the_first_was_far_off():
+    photo = read_image(EXAMPLES / "astronaut.jpg")
+    with Reconstructor() as reconstruct:
+        known = reconstruct(photo)[0].roi
+        for way, turn, share in ((0.07, 9.0, 0.5), (0.12, 0.0, 0.0), (0.0, 30.0, 0.0)):
+            first = dataclasses.replace(known, center_x=known.center_x + way * known.side, angle=known.angle + turn)
+            params = reconstruct.run(photo, [first])
+            (once,) = reconstruct.faces(params, [first])
+            again = second_rois(params, once.landmarks[None], [first], once.crop_size)
+            (second,) = reconstruct.faces(seen := reconstruct.run(photo, [again[0]]), [again[0]])
+            (both,) = reconstruct.faces(joined(params, [first], again, seen, once.crop_size), [again[0]])
+            expected = share * once.landmarks + (1 - share) * second.landmarks
+            np.testing.assert_allclose(both.landmarks, expected, atol=0.02 * share * known.side / 10 + 1e-3)
+            assert np.abs(once.landmarks - second.landmarks).max() > 0.01 * known.side
 
 
 def test_grey_images_are_converted_and_boxes_may_reach_out(engine_file):

@@ -18,7 +18,8 @@ from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face_model import FaceModel, load_face_model
 from runtime.files import sha256
 from runtime.pose import decompose, euler_to_rotation, picture_angles, rotation_to_euler
-from runtime.roi import Roi
+from runtime.regions import is_off
+from runtime.roi import Roi, on_grid
 from tests.training.conftest import make_face_model
 from tests.training.test_model import TINY
 from training import evaluate
@@ -51,11 +52,11 @@ YAWS = {"a": 10.0, "b": -40.0, "c": 85.0, "d": 5.0}
 
 @pytest.fixture
 def folder(tmp_path: Path, face_model: FaceModel, make_params) -> Path:
-    """Four grey images with landmarks of known parameters, written as AFLW2000-3D writes them."""
+    """Four images, each of another grey, with landmarks of known parameters, written as AFLW2000-3D writes them."""
     directory = tmp_path / "aflw"
     directory.mkdir()
-    for row, (stem, yaw) in zip(make_params(len(YAWS), size=200), YAWS.items(), strict=True):
-        cv2.imwrite(str(directory / f"{stem}.jpg"), np.full((200, 200, 3), 90, np.uint8))
+    for number, (row, (stem, yaw)) in enumerate(zip(make_params(len(YAWS), size=200), YAWS.items(), strict=True)):
+        cv2.imwrite(str(directory / f"{stem}.jpg"), np.full((200, 200, 3), 10 * number, np.uint8))
         points = face_model.landmarks(row).astype(np.float64) + np.array([1.0, 1.0, 0.0])  # Matlab counts from 1
         pose = np.array([[0.1, np.radians(yaw), 0.2, 0, 0, 0, 1e-3]])
         savemat(directory / f"{stem}.mat", {"pt3d_68": points.T, "Pose_Para": pose})
@@ -337,23 +338,22 @@ class FakeDetector:
 
 
 class Oracle:
-    """Knows the true parameters, and the regions that it is shown: it counts a pass as soon as all faces were seen."""
+    """Knows the true parameters, and the regions that it is shown of which image: each call is a pass."""
 
     def __init__(self, truth: np.ndarray, shift: float) -> None:
         self.truth, self.shift = truth, shift
         self.regions: list[list[Roi]] = []
 
     def crop(self, image: np.ndarray, rois: list[Roi], size: int) -> np.ndarray:
-        self.pending.append(rois[0])
+        self.pending.append((round(image[0, 0, 0] / 10), rois[0]))
         return np.zeros((1, size, size, 3), np.uint8)
 
-    pending: list[Roi]
+    pending: list[tuple[int, Roi]]
 
     def __call__(self, crops: np.ndarray) -> np.ndarray:
-        rois, self.pending = self.pending, []
-        self.regions.append(rois)
-        rows = self.truth if len(rois) == 4 else self.truth[[0, 2, 3]]
-        answers = np.stack([to_crop(row, roi) for row, roi in zip(rows, rois, strict=True)])
+        seen, self.pending = self.pending, []
+        self.regions.append([roi for _, roi in seen])
+        answers = np.stack([to_crop(self.truth[number], roi) for number, roi in seen])
         if len(self.regions) == 1:
             answers[:, 3] += self.shift  # the first pass errs, crop pixels to the right
         return answers
@@ -375,7 +375,7 @@ def study(folder: Path, face_model: FaceModel, oracle: Oracle) -> tuple[Study, O
 
 def test_a_study_takes_its_regions_from_where_it_says(study: tuple[Study, Oracle]) -> None:
     result, oracle = study
-    labels, detected, again, second = oracle.regions
+    labels, detected, again, looked, second = oracle.regions
     for face, roi in zip(result.faces, labels, strict=True):
         assert roi == Roi.from_landmarks(face.landmarks)
     for number, roi in zip((0, 2, 3), detected, strict=True):
@@ -392,6 +392,11 @@ def test_a_study_takes_its_regions_from_where_it_says(study: tuple[Study, Oracle
         assert abs(angle) > 0.5 and roi.angle == pytest.approx(angle, abs=0.01)
         assert (roi.center_x, roi.center_y) == pytest.approx((expected.center_x, expected.center_y), abs=0.02)
         assert roi.side == pytest.approx(expected.side, rel=1e-3)
+    off = np.array([is_off(roi, own, way=0.05, turn=8) for roi, own in zip(labels, second, strict=True)])
+    assert off.any()
+    assert looked == [on_grid(own) for own, was_off in zip(second, off, strict=True) if was_off]
+    # What both looks say is averaged: half of the first one's error is left.
+    np.testing.assert_allclose(result.second_look, result.accuracy.errors * np.where(off, 0.5, 1.0), rtol=0.02)
     assert result.found.tolist() == [True, False, True, True]
     assert np.nanmax(result.detector) < 0.01 and result.second_pass.max() < 0.01 < 1 < result.accuracy.errors.min()
     assert result.fit_floor.max() < 0.3 < result.zero_coefficients.min()
@@ -425,7 +430,7 @@ def test_points_too_are_looked_at_in_the_detector_s_regions(
         for face in photographs
     ]
     result = study_points(oracle, SIZE, face_model, faces, IBUG_68, FakeDetector(photographs))
-    assert result.missed == ["b"] and len(oracle.regions) == 4
+    assert result.missed == ["b"] and len(oracle.regions) == 5
     assert np.nanmax(result.detector) < 0.01 and result.second_pass.max() < 0.01 < 1 < result.accuracy.errors.min()
     rows = {row.what: row for row in study_rows("set", "NME", result, 50)}
     # Without yaws there are no bins: the value is the mean of the faces that were found.

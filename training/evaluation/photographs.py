@@ -18,7 +18,7 @@ from tqdm import tqdm
 from runtime.detection import FaceDetector, roi_from_detection
 from runtime.errors import InvalidInputError
 from runtime.face_model import LANDMARKS, FaceModel
-from runtime.regions import asked_rois, second_rois
+from runtime.regions import asked_rois, joined, second_rois
 from runtime.roi import Roi, crop
 from training.data.aflw2000 import AnnotatedFace
 from training.data.landmarks import PointFace, Scheme
@@ -57,6 +57,8 @@ class Study:
     """With regions from a face detector, and a second look at those that were off; NaN for a face that it missed."""
     first_look: Errors | None = None
     """The same without the second look."""
+    second_look: Errors | None = None
+    """With the labels' regions, and a second look at those that were off by what the first one saw."""
     second_pass: Errors | None = None
     """With regions as a tracker has them: around the landmarks found in the labels' regions, turned as the head is."""
 
@@ -83,6 +85,7 @@ class Study:
             "zero_coefficients": self.zero_coefficients,
             "detector": self.detector,
             "first_look": self.first_look,
+            "second_look": self.second_look,
             "second_pass": self.second_pass,
         }
         return {
@@ -97,7 +100,7 @@ class Study:
     def to_dict(self) -> dict[str, Any]:
         """`Accuracy.to_dict`, and the further figures."""
         images, result = self.per_image(), self.accuracy.to_dict()
-        for kind in images.keys() & {"fit_floor", "second_pass", "detector", "first_look"}:
+        for kind in images.keys() & {"fit_floor", "second_look", "second_pass", "detector", "first_look"}:
             bins = self.by_yaw(getattr(self, kind), self.found if kind in ("detector", "first_look") else None)
             result[kind] = {**dataclasses.asdict(bins), "per_image": images[kind]}
         if self.detector is not None:
@@ -116,6 +119,7 @@ class Views:
     """The same with all coefficients set to zero."""
     detector: NDArray[np.float32] | None
     first_look: NDArray[np.float32] | None
+    second_look: NDArray[np.float32] | None
     second_pass: NDArray[np.float32] | None
 
 
@@ -130,17 +134,19 @@ def view_faces(
     progress: bool = True,
 ) -> Views:
     """Answers in the labels' regions `rois`; with a detector in its regions too, and in the first pass's."""
-    rows, detected, first_looks, second = [], [], [], []
+    rows, detected, first_looks, second_looks, second = [], [], [], [], []
     for numbers, images in read_batches(faces, progress=progress):
         regions = [rois[number] for number in numbers]
         run = partial(_answers, predict, size, face_model, images)
+        look_again = partial(_looked_again, run, size, face_model)
         params, landmarks = run(regions)
         rows.append(params)
         if detector is not None:
             found = detected_rois(detector, images, regions)
             first_look = run(found)
             first_looks.append(first_look[1])
-            detected.append(_looked_again(run, *first_look, found, size))
+            detected.append(look_again(*first_look, found))
+            second_looks.append(look_again(params, landmarks, regions))
             second.append(run(asked_rois(params, landmarks, regions, size))[1])
     params = np.concatenate(rows)
     return Views(
@@ -149,25 +155,33 @@ def view_faces(
         flat=place(face_model, without_form(params), rois, size),
         detector=np.concatenate(detected) if detected else None,
         first_look=np.concatenate(first_looks) if first_looks else None,
+        second_look=np.concatenate(second_looks) if second_looks else None,
         second_pass=np.concatenate(second) if second else None,
     )
 
 
 def _looked_again(
     run: Callable[[Sequence[Roi | None]], tuple[Any, Any]],
+    size: int,
+    face_model: FaceModel,
     params: NDArray[np.float32],
     landmarks: NDArray[np.float32],
     regions: Sequence[Roi | None],
-    size: int,
 ) -> NDArray[np.float32]:
     """Landmarks (B, 68, 3) as `Reconstructor` gives them of a detector's regions: seen again where those were off."""
     found = [number for number, roi in enumerate(regions) if roi is not None]
-    again = second_rois(params[found], landmarks[found], [roi for roi in regions if roi is not None], size)
-    better: list[Roi | None] = [None] * len(regions)
-    for number, roi in again.items():
-        better[found[number]] = roi
-    seen_again = run(better)[1]
-    return np.where(np.isfinite(seen_again), seen_again, landmarks)
+    rois = [roi for roi in regions if roi is not None]
+    again = second_rois(params[found], landmarks[found], rois, size)
+    if not again:
+        return landmarks
+    numbers, better = [found[number] for number in again], list(again.values())
+    regions_again: list[Roi | None] = [None] * len(regions)
+    for number, roi in zip(numbers, better, strict=True):
+        regions_again[number] = roi
+    both = joined(params[found], rois, again, run(regions_again)[0][numbers], size)
+    result = landmarks.copy()
+    result[numbers] = place(face_model, both, better, size)
+    return result
 
 
 def predict_regions(
@@ -254,6 +268,7 @@ def study_photographs(
         fit_floor=floor,
         detector=None if seen.detector is None else nme_of(seen.detector, faces),
         first_look=None if seen.first_look is None else nme_of(seen.first_look, faces),
+        second_look=None if seen.second_look is None else nme_of(seen.second_look, faces),
         second_pass=None if seen.second_pass is None else nme_of(seen.second_pass, faces),
     )
 
@@ -321,6 +336,7 @@ def study_points(
         zero_coefficients=flat,
         detector=errors_of(seen.detector),
         first_look=errors_of(seen.first_look),
+        second_look=errors_of(seen.second_look),
         second_pass=errors_of(seen.second_pass),
     )
 

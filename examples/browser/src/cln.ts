@@ -15,7 +15,7 @@ import { FaceModel } from "./cln/face_model";
 import { toGlb } from "./cln/glb";
 import { type ImageSource, PixelReader, type Pixels } from "./cln/image";
 import { type Manifest, readManifest } from "./cln/manifest";
-import { secondRoi } from "./cln/regions";
+import { joined, secondRoi } from "./cln/regions";
 import { crop, type Roi } from "./cln/roi";
 import { type TrackedFace, Tracker, type TrackerOptions } from "./cln/tracking";
 
@@ -108,7 +108,8 @@ export class Reconstructor {
       ),
     );
     again.forEach(({ i, roi }, k) => {
-      faces[i] = this.face(better[k], roi, found[i].score, found[i].box);
+      const params = joined(faces[i], roi, better[k], this.inputSize);
+      faces[i] = this.face(params, roi, found[i].score, found[i].box);
     });
     return faces;
   }

@@ -1,12 +1,13 @@
 /**
- * The region that a face asks for itself, once the network has seen it, and whether the one it was seen in was off, as in
- * `runtime/regions.py`.
+ * The region that a face asks for itself, once the network has seen it, whether the one it was seen in was off, and what
+ * two looks say together, as in `runtime/regions.py`.
  */
 import { constants } from "./constants";
 import type { Face } from "./face";
-import { onGrid, type Roi, roiFromLandmarks } from "./roi";
+import { multiply } from "./pose";
+import { onGrid, type Placement, placement, type Roi, roiFromLandmarks } from "./roi";
 
-const { way: WAY, turn: TURN } = constants.regions;
+const { way: WAY, turn: TURN, farWay: FAR_WAY, farTurn: FAR_TURN } = constants.regions;
 
 /** The region that a face's landmarks give, turned as its head is; of one seen from far above or below, as its own. */
 export function ownRoi(face: Face): Roi {
@@ -31,4 +32,33 @@ export function angleBetween(angle: number, other: number): number {
 export function secondRoi(face: Face): Roi | undefined {
   const better = ownRoi(face);
   return isOff(face.roi, better, WAY, TURN) ? onGrid(better) : undefined;
+}
+
+/** What a first look at a face and a second one, in `roi`, say together: params in the frame of the second's crop. */
+export function joined(first: Face, roi: Roi, seen: Float32Array, size: number): Float32Array {
+  if (isOff(first.roi, roi, FAR_WAY, FAR_TURN)) return seen;
+  return moved(first.params, first.roi, roi, size).map((value, i) => (value + seen[i]) / 2);
+}
+
+/** Params of a region's crop in the frame of another region's crop. */
+function moved(params: Float32Array, roi: Roi, other: Roi, size: number): Float32Array {
+  const [from, to] = [placement(roi, size), placement(other, size)];
+  const [c, s] = [to.cosine / to.scale ** 2, to.sine / to.scale ** 2];
+  const back = Float64Array.of(c, s, 0, -s, c, 0, 0, 0, 1 / to.scale);
+  const linear = multiply(back, linearOf(from));
+  const shift = multiplied(back, [from.x - to.x, from.y - to.y, 0]);
+  const result = params.slice();
+  for (let column = 0; column < 4; column++) {
+    const placed = multiplied(linear, [params[column], params[4 + column], params[8 + column]]);
+    for (let row = 0; row < 3; row++) result[4 * row + column] = placed[row] + (column === 3 ? shift[row] : 0);
+  }
+  return result;
+}
+
+function linearOf({ cosine, sine, scale }: Placement): Float64Array {
+  return Float64Array.of(cosine, -sine, 0, sine, cosine, 0, 0, 0, scale);
+}
+
+function multiplied(matrix: Float64Array, [x, y, z]: readonly number[]): number[] {
+  return [0, 3, 6].map((row) => matrix[row] * x + matrix[row + 1] * y + matrix[row + 2] * z);
 }
