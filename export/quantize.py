@@ -45,7 +45,7 @@ _CALIBRATION = range(10_000, 10_064)  # those for the ranges and the choice of l
 INT8_GATE = Gate(delta_nme=0.1)
 _EQUALIZING = 32  # of the calibration faces: what equalizing looks at (16: 1 to 5 % more jitter)
 _STILL_FRAMES = 4  # of each calibration face, to measure jitter with
-_JITTER = 1.2  # times float32's on them, or as near to it as layers get that lower it by so much each
+_JITTER = 1.2  # times float32's on them, or as near to it as layers get that lower it by so much, one or two at once
 _STEADIER = 0.01
 _FEW_CHANNELS = 8  # a layer with fewer input channels is slower in INT8
 _FUSION = "fusion"
@@ -152,6 +152,12 @@ def quantize(data: bytes, calibration: Comparison, progress: Progress[Any] = ite
         delta, jitter = calibration.delta_nme(run), calibration.jitter(run, frames) / exact
         return Quantized(data=result, layers=layers, excluded=tuple(excluded), delta_nme=delta, jitter=jitter)
 
+    def steadiest(options: Sequence[Sequence[str]], than: Quantized) -> Quantized | None:
+        tries = [without(excluded) for excluded in options]
+        limit = than.jitter - _STEADIER
+        good = [t for t in tries if abs(t.delta_nme) <= INT8_GATE.delta_nme / 2 and t.jitter <= limit]
+        return min(good, key=lambda tried: tried.jitter, default=None)
+
     largest = round(_LARGEST_SHARE * len(graph.candidates))
     order: list[str] = []
     best = without([])
@@ -167,14 +173,17 @@ def quantize(data: bytes, calibration: Comparison, progress: Progress[Any] = ite
             "INT8 sensitivity", f"NME moves by {best.delta_nme:+.3f} %: {order[len(best.excluded)]} stays float32"
         )
         best = without(order[: len(best.excluded) + 1])
-    while best.jitter > _JITTER and len(best.excluded) < largest:
-        tries = [without([*best.excluded, layer]) for layer in graph.next_to_float32(best.excluded)]
-        tries = [tried for tried in tries if abs(tried.delta_nme) <= INT8_GATE.delta_nme / 2]
-        steadiest = min(tries, key=lambda tried: tried.jitter, default=best)
-        if steadiest.jitter > best.jitter - _STEADIER:
+    while best.jitter > _JITTER:
+        one = graph.further(best.excluded)
+        # A layer alone may gain nothing: what it gives is then rounded on its way to the next one.
+        options = (one, [two for excluded in one for two in graph.further(excluded)])
+        found = (steadiest([excluded for excluded in some if len(excluded) <= largest], best) for some in options)
+        steadier = next((tried for tried in found if tried is not None), None)
+        if steadier is None:
             break
-        best, before = steadiest, best.jitter
-        report_step("INT8 jitter", f"× {before:.3f}, now × {best.jitter:.3f}: {best.excluded[-1]} stays float32")
+        more = ", ".join(steadier.excluded[len(best.excluded) :])
+        report_step("INT8 jitter", f"× {best.jitter:.3f}, now × {steadier.jitter:.3f}: float32 for {more}")
+        best = steadier
     return best
 
 
@@ -225,11 +234,12 @@ class _Candidates:
                     continue
                 self._before[name] = {before.name for before in feeding(model.graph, node)}
 
-    def next_to_float32(self, excluded: Sequence[str]) -> list[str]:
-        """Layers that no INT8 layer comes before, if the excluded ones are float32."""
+    def further(self, excluded: Sequence[str]) -> list[list[str]]:
+        """The excluded layers and one more that no INT8 layer comes before, if those are float32: each way to go on."""
         left = [layer for layer in self.candidates if layer not in excluded]
         nodes = {node for layer in left for node in self.candidates[layer]}
-        return [layer for layer in left if not nodes & self._before[layer] - {*self.candidates[layer]}]
+        first = (layer for layer in left if not nodes & self._before[layer] - {*self.candidates[layer]})
+        return [[*excluded, layer] for layer in first]
 
     def quantize(self, layers: Sequence[str], calibration: Comparison) -> bytes:
         """The graph with these layers in INT8."""
