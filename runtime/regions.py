@@ -22,8 +22,8 @@ _WAY, _TURN = 0.05, 8.0
 """Part of its side, and degrees, that a photograph's region may be off by. On renders, a second look at those that are
 off by more takes the mean error in a detector's regions from 3.06 to 2.80 %; one at all of them, to 2.78."""
 _FAR_WAY, _FAR_TURN = 0.08, 20.0
-"""The same of a region so far off that its answer no longer counts. Where both count, the errors of their mean are
-smaller than either's, and the second region's, which come from the first's, are not added to them."""
+"""The same of a region so far off that its answer no longer counts. Else both are averaged: the second region is made
+of the first answer, and so has its errors, too."""
 
 
 def own_rois(rotations: NDArray[np.float64], landmarks: NDArray[np.floating], rois: Sequence[Roi]) -> list[Roi]:
