@@ -163,7 +163,7 @@ def test_outputs_measures_every_row(tmp_path, capsys):
     pytest.importorskip("numba")
     pytest.importorskip("pygltflib")
     file = tmp_path / "o.json"
-    options = ["--rounds", "1", "--photos", "2", "--faces", "3", "--poses", "2", "--json", str(file)]
+    options = ["--rounds", "1", "--photos", "2", "--faces", "12", "--poses", "2", "--json", str(file)]
     assert outputs.main(options) == 0
     values = json.loads(file.read_text())
     figures = {name: value for name, value in values.items() if isinstance(value, float)}
