@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from runtime.errors import InvalidInputError, MismatchError
-from runtime.face_model import FaceModel
+from runtime.face_model import FaceModel, load_face_model
 from tests.training.conftest import plausible_params
 from tests.training.test_model import TINY
 from tests.training.test_supervision import FINE_TUNE, SIDE, folder, start, weights_of
@@ -17,11 +17,12 @@ from tests.training.test_train import Memory
 from training import train
 from training.config import LossConfig
 from training.data.landmarks import AFLW_21, LandmarkSamples, PointFace
+from training.data.samples import HELD_OUT_SEED, SyntheticSamples
 from training.learning import log, sources
 from training.learning.distributed import ProcessGroup
 from training.learning.mixture import Mixture, Source, deal
 from training.learning.run import Run
-from training.learning.sources import DataShare, parse_data
+from training.learning.sources import DataShare, SourceOptions, open_sources, parse_data
 from training.model import CLN
 
 assert folder and start  # fixtures
@@ -197,3 +198,14 @@ def test_a_mixture_may_start_from_nothing_but_not_with_an_anchor(open_run, monke
     monkeypatch.setattr(train, "load_config", lambda name: anchored)
     with pytest.raises(InvalidInputError, match="--init"):
         open_run("other", init=False)
+
+
+def test_rendered_faces_of_another_seed_are_trained_on_and_never_those_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SyntheticSamples, "fill", lambda *_, **__: None)
+    data = [parse_data(f"synthetic:3:{tmp_path}")]
+    (source,) = open_sources(data, SourceOptions(held_out=2, faces_seed=7), load_face_model(), 128, ProcessGroup())
+    assert (source.samples.seed, source.held_out.seed) == (7, HELD_OUT_SEED)
+    with pytest.raises(InvalidInputError, match="another --faces-seed than that of the faces held out"):
+        open_sources(data, SourceOptions(faces_seed=HELD_OUT_SEED), load_face_model(), 128, ProcessGroup())

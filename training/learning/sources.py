@@ -143,7 +143,9 @@ def _open_synthetic(
             "--face-model, or give data that is labelled for it."
         )
     if options.faces_seed == HELD_OUT_SEED:
-        raise InvalidInputError(f"Expected another --faces-seed than that of the faces held out, got {HELD_OUT_SEED}.")
+        raise InvalidInputError(
+            f"Expected another --faces-seed than that of the faces held out, got {HELD_OUT_SEED}; give any other."
+        )
     count, directory = parse_synthetic(data)
 
     def opened() -> tuple[SyntheticSamples, SyntheticSamples]:
