@@ -18,7 +18,7 @@ import functools
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,13 +152,14 @@ def quantize(data: bytes, calibration: Comparison, progress: Progress[Any] = ite
         delta, jitter = calibration.delta_nme(run), calibration.jitter(run, frames) / exact
         return Quantized(data=result, layers=layers, excluded=tuple(excluded), delta_nme=delta, jitter=jitter)
 
-    def steadiest(options: Sequence[Sequence[str]], than: Quantized) -> Quantized | None:
-        tries = [without(excluded) for excluded in options]
+    largest = round(_LARGEST_SHARE * len(graph.candidates))
+
+    def steadiest(options: Iterable[Sequence[str]], than: Quantized) -> Quantized | None:
+        tries = [without(excluded) for excluded in options if len(excluded) <= largest]
         limit = than.jitter - _STEADIER
         good = [t for t in tries if abs(t.delta_nme) <= INT8_GATE.delta_nme / 2 and t.jitter <= limit]
         return min(good, key=lambda tried: tried.jitter, default=None)
 
-    largest = round(_LARGEST_SHARE * len(graph.candidates))
     order: list[str] = []
     best = without([])
     while abs(best.delta_nme) > INT8_GATE.delta_nme / 2:
@@ -176,9 +177,8 @@ def quantize(data: bytes, calibration: Comparison, progress: Progress[Any] = ite
     while best.jitter > _JITTER:
         one = graph.further(best.excluded)
         # A layer alone may gain nothing: what it gives is then rounded on its way to the next one.
-        options = (one, [two for excluded in one for two in graph.further(excluded)])
-        found = (steadiest([excluded for excluded in some if len(excluded) <= largest], best) for some in options)
-        steadier = next((tried for tried in found if tried is not None), None)
+        two = {frozenset(both): both for excluded in one for both in graph.further(excluded)}  # each pair once
+        steadier = steadiest(one, best) or steadiest(two.values(), best)
         if steadier is None:
             break
         more = ", ".join(steadier.excluded[len(best.excluded) :])

@@ -266,8 +266,9 @@ class Reconstructor(Closing):
             params = params.copy()
             again, start = self._in_batches(cut, batch), 0
             for part, p, (_, better) in zip(parts, prepared, seen, strict=True):
-                own, start = again[start : start + len(better)], start + len(better)
-                params[part][list(better)] = joined(params[part], p.rois, better, own, size)
+                if better:
+                    own, start = again[start : start + len(better)], start + len(better)
+                    params[part][list(better)] = joined(params[part], p.rois, better, own, size)
         return [
             self.faces(params[part], _replaced(p.rois, better), p.boxes, p.scores, None if better else landmarks)
             for part, p, (landmarks, better) in zip(parts, prepared, seen, strict=True)

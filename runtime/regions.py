@@ -82,14 +82,12 @@ def joined(
         was far off.
     """
     numbers, better = list(again), list(again.values())
-    first = moved_params(params[numbers], [rois[i] for i in numbers], better, size)
+    first = _moved(params[numbers], [rois[i] for i in numbers], better, size)
     far = [is_off(rois[i], roi, way=_FAR_WAY, turn=_FAR_TURN) for i, roi in again.items()]
     return np.where(np.array(far, dtype=bool)[:, np.newaxis], seen, (first + seen) / 2).astype(np.float32)
 
 
-def moved_params(
-    params: NDArray[np.float32], rois: Sequence[Roi], others: Sequence[Roi], size: int
-) -> NDArray[np.float64]:
+def _moved(params: NDArray[np.float32], rois: Sequence[Roi], others: Sequence[Roi], size: int) -> NDArray[np.float64]:
     """Params (F, 12 + S + E) of the crops of regions, in the frames of the crops of as many other regions."""
     (linear, offset), (to_linear, to_offset) = maps(rois, size), maps(others, size)
     pose = linear @ params[:, :POSE_SIZE].astype(np.float64).reshape(-1, 3, 4)

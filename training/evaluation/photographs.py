@@ -168,19 +168,17 @@ def _looked_again(
     landmarks: NDArray[np.float32],
     regions: Sequence[Roi | None],
 ) -> NDArray[np.float32]:
-    """Landmarks (B, 68, 3) as `Reconstructor` gives them of a detector's regions: seen again where those were off."""
+    """Landmarks (B, 68, 3) as `Reconstructor` gives them of detected regions: seen again where those were off."""
     found = [number for number, roi in enumerate(regions) if roi is not None]
     rois = [roi for roi in regions if roi is not None]
     again = second_rois(params[found], landmarks[found], rois, size)
     if not again:
         return landmarks
-    numbers, better = [found[number] for number in again], list(again.values())
-    regions_again: list[Roi | None] = [None] * len(regions)
-    for number, roi in zip(numbers, better, strict=True):
-        regions_again[number] = roi
-    both = joined(params[found], rois, again, run(regions_again)[0][numbers], size)
+    better = {found[number]: roi for number, roi in again.items()}
+    seen = run([better.get(number) for number in range(len(regions))])[0][list(better)]
     result = landmarks.copy()
-    result[numbers] = place(face_model, both, better, size)
+    both = joined(params[found], rois, again, seen, size)
+    result[list(better)] = place(face_model, both, list(better.values()), size)
     return result
 
 

@@ -5,7 +5,7 @@
 import { constants } from "./constants";
 import type { Face } from "./face";
 import { multiply } from "./pose";
-import { onGrid, type Placement, placement, type Roi, roiFromLandmarks } from "./roi";
+import { inverseOf, linearOf, onGrid, placement, type Roi, roiFromLandmarks } from "./roi";
 
 const { way: WAY, turn: TURN, farWay: FAR_WAY, farTurn: FAR_TURN } = constants.regions;
 
@@ -43,8 +43,7 @@ export function joined(first: Face, roi: Roi, seen: Float32Array, size: number):
 /** Params of a region's crop in the frame of another region's crop. */
 function moved(params: Float32Array, roi: Roi, other: Roi, size: number): Float32Array {
   const [from, to] = [placement(roi, size), placement(other, size)];
-  const [c, s] = [to.cosine / to.scale ** 2, to.sine / to.scale ** 2];
-  const back = Float64Array.of(c, s, 0, -s, c, 0, 0, 0, 1 / to.scale);
+  const back = inverseOf(to);
   const linear = multiply(back, linearOf(from));
   const shift = multiplied(back, [from.x - to.x, from.y - to.y, 0]);
   const result = params.slice();
@@ -53,10 +52,6 @@ function moved(params: Float32Array, roi: Roi, other: Roi, size: number): Float3
     for (let row = 0; row < 3; row++) result[4 * row + column] = placed[row] + (column === 3 ? shift[row] : 0);
   }
   return result;
-}
-
-function linearOf({ cosine, sine, scale }: Placement): Float64Array {
-  return Float64Array.of(cosine, -sine, 0, sine, cosine, 0, 0, 0, scale);
 }
 
 function multiplied(matrix: Float64Array, [x, y, z]: readonly number[]): number[] {

@@ -41,6 +41,17 @@ export function placement(roi: Roi, size: number): Placement {
   };
 }
 
+/** From a crop's axes to the image's: a scaled rotation (3, 3) of points with z. */
+export function linearOf({ cosine, sine, scale }: Placement): Float64Array {
+  return Float64Array.of(cosine, -sine, 0, sine, cosine, 0, 0, 0, scale);
+}
+
+/** The inverse of `linearOf`. */
+export function inverseOf({ cosine, sine, scale }: Placement): Float64Array {
+  const [c, s] = [cosine / scale ** 2, sine / scale ** 2];
+  return Float64Array.of(c, s, 0, -s, c, 0, 0, 0, 1 / scale);
+}
+
 /** Region of landmarks (x, y, z), …: their bounding box, turned by `angle`; the landmark rule's factor times its longer side. */
 export function roiFromLandmarks(points: Float32Array, angle: number): Roi {
   const radians = (angle * Math.PI) / 180;

@@ -5,7 +5,7 @@
  */
 import { constants } from "./constants";
 import { multiply, nearestRotation } from "./pose";
-import { placement, type Roi } from "./roi";
+import { inverseOf, linearOf, placement, type Roi } from "./roi";
 
 const { jump: JUMP, identityViews: IDENTITY_VIEWS } = constants.smoothing.numbers;
 const POSE = constants.faceModel.poseSize;
@@ -49,14 +49,14 @@ export interface Placed {
 
 /** Params of a crop, placed by its region. */
 export function place(params: Float32Array, roi: Roi, size: number, shapeCount: number): Placed {
-  const { scale, x, y, cosine, sine } = placement(roi, size);
-  const linear = Float64Array.of(cosine, -sine, 0, sine, cosine, 0, 0, 0, scale);
+  const at = placement(roi, size);
+  const { scale, x, y, cosine, sine } = at;
   const [pose, shift] = [new Float64Array(9), new Float64Array(3)];
   for (let row = 0; row < 3; row++) {
     for (let column = 0; column < 3; column++) pose[3 * row + column] = params[4 * row + column];
     shift[row] = params[4 * row + 3];
   }
-  const { rotation, scale: own } = nearestRotation(flipped(multiply(linear, pose)));
+  const { rotation, scale: own } = nearestRotation(flipped(multiply(linearOf(at), pose)));
   return {
     rotation,
     scale: own,
@@ -72,9 +72,10 @@ export function place(params: Float32Array, roi: Roi, size: number, shapeCount: 
 
 /** The inverse of `place`. */
 export function unplace(placed: Placed, roi: Roi, size: number): Float32Array {
-  const { scale, x, y, cosine, sine } = placement(roi, size);
-  const [c, s] = [cosine / scale ** 2, sine / scale ** 2];
-  const inverse = Float64Array.of(c, s, 0, -s, c, 0, 0, 0, 1 / scale);
+  const at = placement(roi, size);
+  const { scale, x, y } = at;
+  const inverse = inverseOf(at);
+  const [c, s] = inverse;
   const pose = multiply(
     inverse,
     flipped(placed.rotation).map((value) => value * placed.scale),
