@@ -26,8 +26,8 @@ _FIT_STEPS = 4
 # Standard deviation and limit, degrees, of: the camera above or below the face; the nod; the head's lean to a shoulder.
 _TURNS = ((6.5, 45.0), (9.5, 45.0), (6.0, 30.0))
 _WIDE_SHARE, _WIDER = 0.2, 2.5
-_PROFILE, _PAST_PROFILE, _PAST_SHARE = 95.0, 125.0, 0.02  # degrees of yaw, and the share of heads turned past profile
-_NEAR_PROFILE, _DRAWN_AGAIN = 83.0, 0.6  # degrees of yaw, and the share of heads beyond it that are turned anew
+_PROFILE, _PAST_PROFILE, _PAST_SHARE = 95.0, 125.0, 0.01  # degrees of yaw, and the share of heads turned past profile
+_NEAR_PROFILE, _DRAWN_AGAIN = 83.0, 0.8  # degrees of yaw, and the share of heads beyond it that are turned anew
 
 
 @dataclass(frozen=True, kw_only=True)

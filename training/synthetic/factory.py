@@ -48,6 +48,7 @@ from training.synthetic.noise import chance, random_color, stream, uint8, unifor
 from training.synthetic.person import random_person
 from training.synthetic.photograph import develop
 from training.synthetic.rasterizer import GeometryBuffer, draw, empty_buffer, rasterize
+from training.synthetic.residuals import residual_modes
 from training.synthetic.sheets import MASK_HEIGHT, MASK_WIDTH, Sheet
 from training.synthetic.skin_maps import SkinMaps
 
@@ -55,7 +56,7 @@ FloatArray = NDArray[np.float32]
 ByteArray = NDArray[np.uint8]
 IntArray = NDArray[np.int32]
 
-FACTORY_VERSION = 20
+FACTORY_VERSION = 21
 """Goes up when the same (seed, index) gives other pixels or another label: part of every cache's key."""
 
 _SUPERSAMPLING = 2.0
@@ -66,6 +67,7 @@ _SMILES = 0.25  # share of expressions that are drawn from the smiles alone
 _FILLED_IN = 0.75  # share of pictures, but those in hard light, with light from about where the camera is
 _AWAKE = 0.5  # share of faces whose lids are set as those of people who look at something
 _DROWSY, _HALF_SHUT = 0.12, 0.6  # share of faces that blink, look down or sleep; how far at most their eyes are open
+_INDIVIDUAL = 3**0.5  # how far at most a head departs from the face model: then it is by `RESIDUAL` in the root mean square
 _FIT_STRIDE = 7  # every 7th face vertex takes part in the label's fit
 
 
@@ -106,6 +108,7 @@ class FaceFactory:
         self.size, self.margin, self.seed = size, margin, seed
         self._head = load_head(head_path)
         self._face_model = load_face_model()
+        self._residuals = residual_modes(self._head)
         self._maps = SkinMaps(self._head, seed)
         self._backgrounds = Backgrounds(seed)
         self._library: AssetLibrary | None = None
@@ -168,18 +171,23 @@ class FaceFactory:
             coefficients[-len(expression) :] = expression
         if opening is not None:
             coefficients = with_opening(self._head, coefficients, opening)
-        vertices = self._head.vertices(coefficients)
+        told = self._head.vertices(coefficients)
+        vertices = told + uniform(rng, 0, _INDIVIDUAL) * self._random_residual(rng)
         drawn = random_rotation(rng)  # drawn even if not used: what is drawn after it stays the same
         rotation = drawn if given is None else given.astype(np.float32)
         vertices = _turn_shoulders(vertices, self._head.body, rotation, uniform(rng, 0, 0.8))
         camera = frame(
             rotation, random_distance(rng), random_turn(rng),
-            self._face_model.at_landmarks(vertices[self._head.face_vertices]),
-            vertices[self._head.face_vertices[::_FIT_STRIDE]], size=self.size, margin=self.margin,
+            self._face_model.at_landmarks(told[self._head.face_vertices]),
+            told[self._head.face_vertices[::_FIT_STRIDE]], size=self.size, margin=self.margin,
         )  # fmt: skip
         return _Subject(
             coefficients=coefficients, vertices=vertices, normals=self._head.normals(vertices), camera=camera
         )
+
+    def _random_residual(self, rng: np.random.Generator) -> FloatArray:
+        mix = rng.standard_normal(len(self._residuals), dtype=np.float32)
+        return np.asarray(np.tensordot(mix, self._residuals, axes=1))
 
     def _render(
         self,
