@@ -31,6 +31,7 @@ from training.evaluation import reading as reading_module
 from training.evaluation import report as report_module
 from training.evaluation.permutations import other_permutations
 from training.evaluation.photographs import (
+    Look,
     Study,
     point_norm,
     study_photographs,
@@ -180,7 +181,7 @@ def test_hidden_points_count_for_nothing(point_faces: list[PointFace], face_mode
     assert list(result.accuracy.per_image) == ["a", "c", "d"]
     np.testing.assert_allclose(result.accuracy.errors, 100 * 2 / 50, atol=0.05)
     assert result.accuracy.nme.bins == pytest.approx((4.0, None, 4.0), abs=0.05)  # without a yaw in no bin
-    assert result.detector is result.second_pass is None and result.missed == []  # nobody looked
+    assert not result.looks and result.missed == []  # nobody looked
     assert "nme_2d_21" in result.accuracy.to_dict()
     tiles = {tile.caption[0]: tile for tile in worst_tiles(result)}
     assert tiles.keys() == {"a", "c", "d"} and np.isfinite(tiles["a"].truth).all() and len(tiles["a"].truth) == 3
@@ -398,15 +399,16 @@ def test_a_study_takes_its_regions_from_where_it_says(study: tuple[Study, Oracle
     # What both looks say is averaged, so that half of the first one's error is left; far off, the second stands alone.
     assert far.any() and (off & ~far).any()
     left = np.where(far, 0.0, np.where(off, 0.5, 1.0))
-    np.testing.assert_allclose(result.second_look, result.accuracy.errors * left, rtol=0.02, atol=1e-4)
+    np.testing.assert_allclose(result.looks[Look.SECOND_LOOK], result.accuracy.errors * left, rtol=0.02, atol=1e-4)
     assert result.found.tolist() == [True, False, True, True]
-    assert np.nanmax(result.detector) < 0.01 and result.second_pass.max() < 0.01 < 1 < result.accuracy.errors.min()
+    assert np.nanmax(result.looks[Look.DETECTOR]) < 0.01 < 1 < result.accuracy.errors.min()
+    assert result.looks[Look.SECOND_PASS].max() < 0.01
     assert result.fit_floor.max() < 0.3 < result.zero_coefficients.min()
 
 
 def test_a_missed_face_is_on_neither_side_of_the_ratio(study: tuple[Study, Oracle]) -> None:
     result = study[0]
-    result.detector[[0, 2, 3]] = [3.0, 8.0, 5.0]  # |yaw| 10, 85, 5; missed: 40
+    result.looks[Look.DETECTOR][[0, 2, 3]] = [3.0, 8.0, 5.0]  # |yaw| 10, 85, 5; missed: 40
     result.accuracy.errors[:] = [1.0, 100.0, 2.0, 2.0]
     rows = {row.what: row for row in study_rows("set", "NME, 4 photographs", result, 50)}
     detector = rows["NME, regions from the face detector (3 of 4 faces found)"]
@@ -433,12 +435,13 @@ def test_points_too_are_looked_at_in_the_detector_s_regions(
     ]
     result = study_points(oracle, SIZE, face_model, faces, IBUG_68, FakeDetector(photographs))
     assert result.missed == ["b"] and len(oracle.regions) == 5
-    assert np.nanmax(result.detector) < 0.01 and result.second_pass.max() < 0.01 < 1 < result.accuracy.errors.min()
+    assert np.nanmax(result.looks[Look.DETECTOR]) < 0.01 < 1 < result.accuracy.errors.min()
+    assert result.looks[Look.SECOND_PASS].max() < 0.01
     rows = {row.what: row for row in study_rows("set", "NME", result, 50)}
     # Without yaws there are no bins: the value is the mean of the faces that were found.
     found = rows["NME, regions from the face detector (3 of 4 faces found)"]
-    assert found.bins == (None, None, None) and found.value == pytest.approx(np.nanmean(result.detector))
-    expected = np.nanmean(result.detector) / result.accuracy.errors[[0, 2, 3]].mean()
+    assert found.bins == (None, None, None) and found.value == pytest.approx(np.nanmean(result.looks[Look.DETECTOR]))
+    expected = np.nanmean(result.looks[Look.DETECTOR]) / result.accuracy.errors[[0, 2, 3]].mean()
     assert rows["the same / NME with ground-truth regions, faces found"].value == pytest.approx(expected)
     assert rows["faces by yaw"].bins == () and "fit_floor" not in result.to_dict()
 

@@ -6,8 +6,9 @@ Each photograph is read once. A face that the detector misses has no answer ther
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,24 @@ Errors = NDArray[np.float64]
 """Of each face (F,), in percent."""
 
 
+class Look(StrEnum):
+    """A way to look at a face beside the one in the labels' region: where its region comes from."""
+
+    DETECTOR = "detector"
+    """From a face detector, with a second look at those that were off; a face that it missed has no answer."""
+    FIRST_LOOK = "first_look"
+    """The same without the second look."""
+    SECOND_LOOK = "second_look"
+    """From the labels, with a second look at those that were off by what the first one saw."""
+    SECOND_PASS = "second_pass"
+    """As a tracker has it: around the landmarks found in the labels' region, turned as the head is."""
+
+    @property
+    def detected(self) -> bool:
+        """Whether it needs the detector to have found the face."""
+        return self in (Look.DETECTOR, Look.FIRST_LOOK)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
     """Figures of a set of photographs; `None` for what was not looked at."""
@@ -53,19 +72,15 @@ class Study:
     zero_coefficients: Errors
     fit_floor: Errors | None = None
     """Of the face model fitted to the labels themselves."""
-    detector: Errors | None = None
-    """With regions from a face detector, and a second look at those that were off; NaN for a face that it missed."""
-    first_look: Errors | None = None
-    """The same without the second look."""
-    second_look: Errors | None = None
-    """With the labels' regions, and a second look at those that were off by what the first one saw."""
-    second_pass: Errors | None = None
-    """With regions as a tracker has them: around the landmarks found in the labels' regions, turned as the head is."""
+    looks: Mapping[Look, Errors] = field(default_factory=dict)
+    """Of each further look, NaN where a face has no answer; empty if there was no detector."""
 
     @property
     def found(self) -> NDArray[np.bool_]:
         """Which faces the detector found (F,)."""
-        return np.ones(len(self.names), bool) if self.detector is None else np.isfinite(self.detector)
+        if Look.DETECTOR not in self.looks:
+            return np.ones(len(self.names), bool)
+        return np.isfinite(self.looks[Look.DETECTOR])
 
     @property
     def missed(self) -> list[str]:
@@ -77,19 +92,20 @@ class Study:
         mask = np.ones(len(errors), bool) if chosen is None else chosen
         return bins_or_mean(errors[mask], self.yaw[mask])
 
+    def look_by_yaw(self, look: Look) -> YawBins:
+        """Bins of one look's errors, of the faces that have an answer."""
+        return self.by_yaw(self.looks[look], self.found if look.detected else None)
+
     def per_image(self) -> dict[str, dict[str, float | None]]:
         """Each kind of error by image; None where the face was missed."""
-        kinds = {
+        kinds: dict[str, Errors | None] = {
             "fit_floor": self.fit_floor,
             "predicted": self.accuracy.errors,
             "zero_coefficients": self.zero_coefficients,
-            "detector": self.detector,
-            "first_look": self.first_look,
-            "second_look": self.second_look,
-            "second_pass": self.second_pass,
+            **self.looks,
         }
         return {
-            kind: {
+            str(kind): {
                 name: float(error) if np.isfinite(error) else None
                 for name, error in zip(self.names, errors, strict=True)
             }
@@ -100,11 +116,13 @@ class Study:
     def to_dict(self) -> dict[str, Any]:
         """`Accuracy.to_dict`, and the further figures."""
         images, result = self.per_image(), self.accuracy.to_dict()
-        for kind in images.keys() & {"fit_floor", "second_look", "second_pass", "detector", "first_look"}:
-            bins = self.by_yaw(getattr(self, kind), self.found if kind in ("detector", "first_look") else None)
+        further = {str(look): self.look_by_yaw(look) for look in self.looks}
+        if self.fit_floor is not None:
+            further["fit_floor"] = self.by_yaw(self.fit_floor)
+        for kind, bins in further.items():
             result[kind] = {**dataclasses.asdict(bins), "per_image": images[kind]}
-        if self.detector is not None:
-            result["detector"]["missed"] = self.missed
+        if Look.DETECTOR in self.looks:
+            result[Look.DETECTOR]["missed"] = self.missed
         return result
 
 
@@ -117,10 +135,8 @@ class Views:
     landmarks: NDArray[np.float32]
     flat: NDArray[np.float32]
     """The same with all coefficients set to zero."""
-    detector: NDArray[np.float32] | None
-    first_look: NDArray[np.float32] | None
-    second_look: NDArray[np.float32] | None
-    second_pass: NDArray[np.float32] | None
+    looks: Mapping[Look, NDArray[np.float32]]
+    """Landmarks of further looks; empty without a detector."""
 
 
 def view_faces(
@@ -134,7 +150,8 @@ def view_faces(
     progress: bool = True,
 ) -> Views:
     """Answers in the labels' regions `rois`; with a detector in its regions too, and in the first pass's."""
-    rows, detected, first_looks, second_looks, second = [], [], [], [], []
+    rows: list[NDArray[np.float32]] = []
+    batches: list[dict[Look, NDArray[np.float32]]] = []
     for numbers, images in read_batches(faces, progress=progress):
         regions = [rois[number] for number in numbers]
         run = partial(_answers, predict, size, face_model, images)
@@ -144,19 +161,20 @@ def view_faces(
         if detector is not None:
             found = detected_rois(detector, images, regions)
             first_look = run(found)
-            first_looks.append(first_look[1])
-            detected.append(look_again(*first_look, found))
-            second_looks.append(look_again(params, landmarks, regions))
-            second.append(run(asked_rois(params, landmarks, regions, size))[1])
+            batches.append(
+                {
+                    Look.DETECTOR: look_again(*first_look, found),
+                    Look.FIRST_LOOK: first_look[1],
+                    Look.SECOND_LOOK: look_again(params, landmarks, regions),
+                    Look.SECOND_PASS: run(asked_rois(params, landmarks, regions, size))[1],
+                }
+            )
     params = np.concatenate(rows)
     return Views(
         params=params,
         landmarks=place(face_model, params, rois, size),
         flat=place(face_model, without_form(params), rois, size),
-        detector=np.concatenate(detected) if detected else None,
-        first_look=np.concatenate(first_looks) if first_looks else None,
-        second_look=np.concatenate(second_looks) if second_looks else None,
-        second_pass=np.concatenate(second) if second else None,
+        looks={look: np.concatenate([batch[look] for batch in batches]) for look in Look} if batches else {},
     )
 
 
@@ -264,10 +282,7 @@ def study_photographs(
         accuracy=accuracy_of(faces, predicted, flat, seen.landmarks, seen.params, label_yaw),
         zero_coefficients=flat,
         fit_floor=floor,
-        detector=None if seen.detector is None else nme_of(seen.detector, faces),
-        first_look=None if seen.first_look is None else nme_of(seen.first_look, faces),
-        second_look=None if seen.second_look is None else nme_of(seen.second_look, faces),
-        second_pass=None if seen.second_pass is None else nme_of(seen.second_pass, faces),
+        looks={look: nme_of(landmarks, faces) for look, landmarks in seen.looks.items()},
     )
 
 
@@ -306,11 +321,10 @@ def study_points(
     def points_of(landmarks: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(scheme.mixing.astype(np.float64) @ landmarks[..., :2])  # (F, K, 2)
 
-    def errors_of(landmarks: NDArray[np.float32] | None) -> Errors | None:
-        return None if landmarks is None else nme_visible(points_of(landmarks), truth, visible, sizes)
+    def errors_of(landmarks: NDArray[np.float32]) -> Errors:
+        return nme_visible(points_of(landmarks), truth, visible, sizes)
 
-    errors = nme_visible(points_of(seen.landmarks), truth, visible, sizes)
-    flat = nme_visible(points_of(seen.flat), truth, visible, sizes)
+    errors, flat = errors_of(seen.landmarks), errors_of(seen.flat)
     yaw = np.array([np.nan if face.yaw is None else face.yaw for face in kept])
     names = unique_names([face.image_path.stem for face in kept])
     accuracy = Accuracy(
@@ -332,10 +346,7 @@ def study_points(
         answers=points_of(seen.landmarks),
         accuracy=accuracy,
         zero_coefficients=flat,
-        detector=errors_of(seen.detector),
-        first_look=errors_of(seen.first_look),
-        second_look=errors_of(seen.second_look),
-        second_pass=errors_of(seen.second_pass),
+        looks={look: errors_of(landmarks) for look, landmarks in seen.looks.items()},
     )
 
 

@@ -25,7 +25,7 @@ from training.data.aflw2000 import load_aflw2000
 from training.evaluation.accuracy import Accuracy, evaluate_synthetic
 from training.evaluation.figures import DETECTED, ced_csv, ced_figures_csv, plot_ced, write_sheet
 from training.evaluation.permutations import Permuted, other_permutations
-from training.evaluation.photographs import Study, study_photographs, study_points, worst_tiles
+from training.evaluation.photographs import Look, Study, study_photographs, study_points, worst_tiles
 from training.evaluation.predictors import Predict, is_checkpoint, torch_predictor
 from training.evaluation.sets import SetOptions, data_name, held_out_faces, kind_of, load_points, yaws_of
 from training.evaluation.tables import (
@@ -75,9 +75,9 @@ class DataReport:
 
     def curves(self) -> dict[str, NDArray[np.float64]]:
         """Errors (F,) by curve of the cumulative distribution; a face that the detector missed is a failure."""
-        if self.study is None or self.study.detector is None:
+        if self.study is None or Look.DETECTOR not in self.study.looks:
             return {self.name: self.accuracy.errors}
-        return {self.name: self.accuracy.errors, f"{self.name}{DETECTED}": self.study.detector}
+        return {self.name: self.accuracy.errors, f"{self.name}{DETECTED}": self.study.looks[Look.DETECTOR]}
 
 
 def evaluate_data(

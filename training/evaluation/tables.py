@@ -20,7 +20,7 @@ from training.evaluation import published
 from training.evaluation.accuracy import Accuracy
 from training.evaluation.metrics import YAW_EDGES, PoseError, YawBins
 from training.evaluation.permutations import Permuted
-from training.evaluation.photographs import Study
+from training.evaluation.photographs import Look, Study
 from training.evaluation.published import PublishedTable
 
 MOST_IMAGES = 50
@@ -239,9 +239,9 @@ def study_rows(name: str, what: str, study: Study, coefficients: int) -> list[Ro
     if study.fit_floor is not None:
         title = f"fit floor, pose and {coefficients} coefficients"
         rows.append(nme_row(name, title, study.by_yaw(study.fit_floor)))
-    if study.detector is not None:
+    if Look.DETECTOR in study.looks:
         found = study.found
-        detector, same = study.by_yaw(study.detector, found), study.by_yaw(study.accuracy.errors, found)
+        detector, same = study.look_by_yaw(Look.DETECTOR), study.by_yaw(study.accuracy.errors, found)
         rows += [
             nme_row(name, f"NME, regions from the face detector ({found.sum()} of {len(found)} faces found)", detector),
             Row(
@@ -251,14 +251,14 @@ def study_rows(name: str, what: str, study: Study, coefficients: int) -> list[Ro
                 unit="",
             ),
         ]
-    if study.first_look is not None:
-        first = study.by_yaw(study.first_look, study.found)
-        rows.append(nme_row(name, "NME, the face detector's regions without the second look", first))
-    if study.second_look is not None:
-        rows.append(nme_row(name, "NME, a second look where the first asks for it", study.by_yaw(study.second_look)))
-    if study.second_pass is not None:
-        rows.append(nme_row(name, "NME, second pass on the first one's landmarks", study.by_yaw(study.second_pass)))
-    return rows
+    others = {
+        Look.FIRST_LOOK: "the face detector's regions without the second look",
+        Look.SECOND_LOOK: "a second look where the first asks for it",
+        Look.SECOND_PASS: "second pass on the first one's landmarks",
+    }
+    return rows + [
+        nme_row(name, f"NME, {title}", study.look_by_yaw(look)) for look, title in others.items() if look in study.looks
+    ]
 
 
 def prediction_rows(kind: str, name: str, accuracy: Accuracy) -> list[PredictionRow]:

@@ -67,7 +67,7 @@ _SMILES = 0.25  # share of expressions that are drawn from the smiles alone
 _FILLED_IN = 0.75  # share of pictures, but those in hard light, with light from about where the camera is
 _AWAKE = 0.5  # share of faces whose lids are set as those of people who look at something
 _DROWSY, _HALF_SHUT = 0.12, 0.6  # share of faces that blink, look down or sleep; how far at most their eyes are open
-_INDIVIDUAL = 3**0.5  # how far at most a head departs from the face model: then it is by `RESIDUAL` in the root mean square
+_INDIVIDUAL = 3**0.5  # at most so much do heads depart from the face model: by 1 in the root mean square
 _FIT_STRIDE = 7  # every 7th face vertex takes part in the label's fit
 
 
