@@ -77,6 +77,29 @@ void store(const std::vector<float>& values, std::size_t i, float* out) {
   }
 }
 
+std::vector<cln::Box> given(const cln_box* boxes, size_t count) {
+  std::vector<cln::Box> result;
+  for (size_t i = 0; i < count; ++i) {
+    result.push_back(box((&require(boxes, "boxes"))[i]));
+  }
+  return result;
+}
+
+/// Copies faces to the caller's arrays, where there are any.
+void store(const cln::Reconstructor& reconstruct, const std::vector<cln::Face>& faces, float* landmarks,
+           float* vertices, cln_pose* poses, float* params) {
+  for (size_t i = 0; i < faces.size(); ++i) {
+    store(faces[i].landmarks, i, landmarks);
+    store(faces[i].params, i, params);
+    if (vertices != nullptr) {
+      store(reconstruct.vertices(faces[i]), i, vertices);
+    }
+    if (poses != nullptr) {
+      poses[i] = pose(faces[i].pose);
+    }
+  }
+}
+
 }  // namespace
 
 const char* cln_version(void) { return CLN_VERSION; }
@@ -157,21 +180,19 @@ cln_status cln_reconstruct(cln_reconstructor* reconstructor, const cln_image* im
                            float* landmarks, float* vertices, cln_pose* poses, float* params, cln_error* error) {
   return guard(error, [=] {
     auto& reconstruct = require(reconstructor, "reconstructor").reconstructor;
-    std::vector<cln::Box> given;
-    for (size_t i = 0; i < count; ++i) {
-      given.push_back(box((&require(boxes, "boxes"))[i]));
-    }
-    const auto faces = reconstruct.reconstruct(view(require(image, "image")), given);
-    for (size_t i = 0; i < count; ++i) {
-      store(faces[i].landmarks, i, landmarks);
-      store(faces[i].params, i, params);
-      if (vertices != nullptr) {
-        store(reconstruct.vertices(faces[i]), i, vertices);
-      }
-      if (poses != nullptr) {
-        poses[i] = pose(faces[i].pose);
-      }
-    }
+    const auto faces = reconstruct.reconstruct(view(require(image, "image")), given(boxes, count));
+    store(reconstruct, faces, landmarks, vertices, poses, params);
+  });
+}
+
+cln_status cln_reconstruct_detected(cln_reconstructor* reconstructor, const cln_image* image, const cln_box* boxes,
+                                    size_t count, float* landmarks, float* vertices, cln_pose* poses, float* params,
+                                    cln_error* error) {
+  return guard(error, [=] {
+    auto& reconstruct = require(reconstructor, "reconstructor").reconstructor;
+    const auto picture = view(require(image, "image"));
+    const auto faces = reconstruct.look_again(picture, reconstruct.reconstruct(picture, given(boxes, count)));
+    store(reconstruct, faces, landmarks, vertices, poses, params);
   });
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 #include <utility>
 
+#include "regions.hpp"
 #include "text.hpp"
 
 namespace cln {
@@ -16,7 +17,7 @@ namespace {
 // The constants of runtime/tracking.py, where each is explained.
 constexpr double search_pause = 0.5, missing_pause = 0.1, check_pause = 1.0, doubtful_pause = 0.2;
 constexpr int most_doubts = 3;
-constexpr double rest = 0.02, rest_angle = 2.0, far_off = 0.15, same = 0.35, inside_share = 0.4, smallest = 12.0;
+constexpr double rest = 0.02, rest_angle = 2.0, far_off = 0.15, far_turn = 20.0, same = 0.35, inside_share = 0.4, smallest = 12.0;
 constexpr int thumb = 16;
 constexpr double changed_below = 0.7, alike_above = 0.5, alike_later = 0.85, soon = 1.0, later = 2.0,
                  alike_after_cut = 0.9, hesitation = 0.35, most_grown = 1.5, size_time = 0.5, cut_below = 0.5,
@@ -151,27 +152,9 @@ Vector looks_of(const std::uint8_t* crop_pixels, int size) {
   return standardized(Vector(pixels.begin(), pixels.end()));
 }
 
-double difference(double angle, double other) {
-  const double turn = std::fmod(angle - other + 180, 360.0);
-  return (turn < 0 ? turn + 360 : turn) - 180;
-}
+bool is_off(const Roi& roi, const Roi& better) { return detail::is_off(roi, better, far_off, far_turn); }
 
-double way(const Roi& a, const Roi& b) { return std::hypot(a.center_x - b.center_x, a.center_y - b.center_y); }
-
-bool is_off(const Roi& roi, const Roi& better) {
-  return way(roi, better) > far_off * roi.side || std::abs(std::log(better.side / roi.side)) > 2 * far_off ||
-         std::abs(difference(better.angle, roi.angle)) > 20;
-}
-
-/// The nearest region on a grid: runtime/roi.py says why.
-Roi on_grid(const Roi& roi) {
-  const double unit = std::ldexp(1.0, static_cast<int>(std::nearbyint(std::log2(roi.side))) - 8);
-  const auto nearest = [](double value, double step) { return step * std::nearbyint(value / step); };
-  return {nearest(roi.center_x, unit), nearest(roi.center_y, unit), nearest(roi.side, unit),
-          nearest(roi.angle, 0.25)};
-}
-
-bool is_near(const Roi& a, const Roi& b) { return way(a, b) < same * std::max(a.side, b.side); }
+bool is_near(const Roi& a, const Roi& b) { return detail::distance(a, b) < same * std::max(a.side, b.side); }
 
 /// The correlation that a face found again must have, `gone` seconds after it was seen last.
 double alike_enough(double gone) {
@@ -434,7 +417,7 @@ std::optional<Track> Tracker::State::start(const ImageView& image, const Detecti
   for (std::size_t i = 0; i < missing.size(); ++i) {
     Track& track = missing[i];
     const double alike = track.known.empty() ? 1.0 : product(track.known, looks);
-    if (way(detection.roi, track.roi) > detection.roi.side * (0.5 + reach * (time - track.seen)) ||
+    if (detail::distance(detection.roi, track.roi) > detection.roi.side * (0.5 + reach * (time - track.seen)) ||
         grown(track, detection.roi) > most_grown) {
       continue;
     }
@@ -478,10 +461,7 @@ std::vector<Found> Tracker::State::see(const ImageView& image, const std::vector
   auto faces = reconstructor.reconstruct(image, rois);
   for (std::size_t i = 0; i < faces.size(); ++i) {
     Face& face = faces[i];
-    const double x = face.pose.rotation[1], y = face.pose.rotation[4];
-    // Seen from far above or below, a head's upright says nothing about the picture's.
-    const double angle = std::hypot(x, y) > 0.3 ? std::atan2(x, y) * degrees : face.roi.angle;
-    const Roi next = Roi::from_landmarks(face.landmarks.data(), landmark_count, angle);
+    const Roi next = detail::asked_roi(face);
     const auto side = static_cast<std::size_t>(face.crop_size);
     found.push_back({std::move(face), next, looks_of(reconstructor.crops() + i * side * side * 3, int(side))});
   }
@@ -499,7 +479,7 @@ std::vector<Found> Tracker::State::run(const ImageView& image, const std::vector
   for (std::size_t i = 0; i < found.size(); ++i) {
     if (is_off(found[i].raw.roi, found[i].next)) {
       again.push_back(i);
-      better.push_back(on_grid(found[i].next));
+      better.push_back(detail::on_grid(found[i].next));
     }
   }
   auto seen = see(image, better);
@@ -635,10 +615,10 @@ void Tracker::State::move_on(Track& track, const Found& found, double step) {
   const double go = far > 0 ? std::max(0.0, 1 - rest * old.side / far) : 0.0;
   const double growth = std::log(now.side / old.side);
   const double side = old.side * std::exp(std::copysign(std::max(0.0, std::abs(growth) - rest), growth));
-  const double turn = difference(now.angle, old.angle);
+  const double turn = detail::angle_between(now.angle, old.angle);
   const double angle = old.angle + std::copysign(std::max(0.0, std::abs(turn) - rest_angle), turn);
-  track.roi = on_grid({old.center_x + go * (x - old.center_x), old.center_y + go * (y - old.center_y), side,
-                       difference(angle, 0.0)});
+  track.roi = detail::on_grid({old.center_x + go * (x - old.center_x), old.center_y + go * (y - old.center_y), side,
+                       detail::angle_between(angle, 0.0)});
 }
 
 }  // namespace cln

@@ -151,6 +151,23 @@ def test_the_example_gives_pythons_landmarks_pose_and_mesh(demo, photo, tmp_path
     assert np.array_equal(ours["f"], pythons["f"]) and np.array_equal(ours["vt"], pythons["vt"])
 
 
+def test_a_second_look_is_pythons(demo, photo):
+    boxes = [(173, 85, 98, 98), (165, 72, 105, 105), (150, 40, 150, 150)]  # as the face asks for, off, and far off
+    said = call_demo(demo, photo, boxes=boxes, more=["--looks", "2"])
+    assert said.returncode == 0, said.stderr
+    lines = [line.split() for line in said.stdout.splitlines()]
+    landmarks = np.array([line[3:] for line in lines if line[0] == "landmark"], dtype=float).reshape(3, 68, 3)
+    image = read_image(ROOT / "examples" / "astronaut.jpg")
+    with Reconstructor(threads=1) as reconstruct:
+        prepared = reconstruct.prepare(image, boxes)
+        first = reconstruct.reconstruct([prepared])[0]
+        faces = reconstruct.reconstruct([dataclasses.replace(prepared, frame=image)])[0]
+    moved = [np.abs(face.landmarks - before.landmarks).max() for face, before in zip(faces, first, strict=True)]
+    assert moved[0] == 0 and min(moved[1:]) > 0.2  # pixels: the others were seen again
+    for face, points in zip(faces, landmarks, strict=True):
+        assert np.abs(points - face.landmarks).max() < 0.05
+
+
 def read_obj(path):
     rows = {"v": [], "vt": [], "f": []}
     for line in path.read_text().splitlines():

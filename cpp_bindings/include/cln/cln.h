@@ -121,6 +121,12 @@ CLN_API cln_status cln_reconstruct(cln_reconstructor* reconstructor, const cln_i
                                    size_t count, float* landmarks, float* vertices, cln_pose* poses, float* params,
                                    cln_error* error);
 
+/* The same for boxes that a detector estimated: faces whose region was off are seen again, in the one they ask for
+ * (cln::Reconstructor::look_again). */
+CLN_API cln_status cln_reconstruct_detected(cln_reconstructor* reconstructor, const cln_image* image,
+                                            const cln_box* boxes, size_t count, float* landmarks, float* vertices,
+                                            cln_pose* poses, float* params, cln_error* error);
+
 /* Follows faces through the frames of a video, with ids that stay (cln/tracker.hpp). The reconstructor must outlive it.
  * max_faces: at most so many; patience: seconds for which a face that is gone keeps its id. */
 CLN_API cln_status cln_tracker_create(cln_reconstructor* reconstructor, cln_detector detector, void* user,
