@@ -1,1 +1,1 @@
-"""Synthetic photographs of faces with exact labels: `factory.FaceFactory`."""
+"""Synthetic photographs of faces with full labels: `factory.FaceFactory`."""

@@ -1,8 +1,9 @@
-"""The face factory: picture `index` of seed `seed` with its exact label, the same whenever it is asked for.
+"""The face factory: picture `index` of seed `seed` with its label, the same whenever it is asked for.
 
 Every sample draws from a generator of its own, seeded by (seed, index); library items (skin maps, backgrounds) from
 (seed, kind, item). The label is `params` (62,): row-major P (3, 4) in the picture's own crop frame (pixel centres
-at integers, y down), then the 40 shape and 10 expression coefficients that the rendered geometry was made of.
+at integers, y down), then 40 shape and 10 expression coefficients. The rendered head is what they say, and what no
+coefficients could say beside it (`residuals`).
 """
 
 from __future__ import annotations
