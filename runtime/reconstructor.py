@@ -184,7 +184,7 @@ class Reconstructor(Closing):
         """Where heads stand before `camera`, each looked at again as it would be seen by this camera turned to it.
 
         Nearer to the truth than `face.metric_pose`, which does without the image: on 500 perspective renders, half of
-        them 15 to 28 degrees off the axis, that takes a fifth off the rotation's error, and heads off the axis are as
+        them 15 to 28 degrees off the axis, that takes an eighth off the rotation's error, and heads off the axis are as
         right as others. It costs one more call of the network, for all faces.
 
         Args:
