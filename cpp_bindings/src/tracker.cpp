@@ -17,7 +17,8 @@ namespace {
 // The constants of runtime/tracking.py, where each is explained.
 constexpr double search_pause = 0.5, missing_pause = 0.1, check_pause = 1.0, doubtful_pause = 0.2;
 constexpr int most_doubts = 3;
-constexpr double rest = 0.02, rest_angle = 2.0, far_off = 0.15, far_turn = 20.0, same = 0.35, inside_share = 0.4, smallest = 12.0;
+constexpr double rest = 0.02, rest_angle = 2.0, far_off = 0.15, far_turn = 20.0, same = 0.35, inside_share = 0.4,
+                 smallest = 12.0;
 constexpr int thumb = 16;
 constexpr double changed_below = 0.7, alike_above = 0.5, alike_later = 0.85, soon = 1.0, later = 2.0,
                  alike_after_cut = 0.9, hesitation = 0.35, most_grown = 1.5, size_time = 0.5, cut_below = 0.5,

@@ -49,7 +49,7 @@ from training.synthetic.noise import chance, random_color, stream, uint8, unifor
 from training.synthetic.person import random_person
 from training.synthetic.photograph import develop
 from training.synthetic.rasterizer import GeometryBuffer, draw, empty_buffer, rasterize
-from training.synthetic.residuals import residual_modes
+from training.synthetic.residuals import load_residual_modes
 from training.synthetic.sheets import MASK_HEIGHT, MASK_WIDTH, Sheet
 from training.synthetic.skin_maps import SkinMaps
 
@@ -109,7 +109,7 @@ class FaceFactory:
         self.size, self.margin, self.seed = size, margin, seed
         self._head = load_head(head_path)
         self._face_model = load_face_model()
-        self._residuals = residual_modes(self._head)
+        self._residuals = load_residual_modes(head_path)
         self._maps = SkinMaps(self._head, seed)
         self._backgrounds = Backgrounds(seed)
         self._library: AssetLibrary | None = None

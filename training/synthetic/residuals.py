@@ -7,10 +7,13 @@ fitted with our modes, leaves 1.1 mm (root mean square of the 68 landmarks, one 
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
-from training.synthetic.head import Head
+from training.synthetic.head import Head, load_head
 from training.synthetic.noise import stream
 
 FloatArray = NDArray[np.float32]
@@ -24,6 +27,12 @@ _WAVES = 24
 _LENGTHS = 22.0, 45.0  # mm: a field's values are related up to about so far
 _FIT_STRIDE = 5  # every 5th face vertex takes part in the fit
 _RIDGE = 1.0  # mm^2 per squared coefficient, where 68 landmarks weigh 1 each
+
+
+@lru_cache(maxsize=1)
+def load_residual_modes(path: Path) -> FloatArray:
+    """`residual_modes` of a head's file, the same array for all in the process. Raises what `load_head` does."""
+    return residual_modes(load_head(path))
 
 
 def residual_modes(head: Head) -> FloatArray:
