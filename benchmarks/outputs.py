@@ -238,7 +238,7 @@ def _visibility(reconstruct: Reconstructor, count: int) -> dict[str, float]:
         subject = factory._subject(stream(factory.seed, 0, index), None, None, None)
         camera = subject.camera
         screen = camera.project(subject.vertices)
-        points = camera.project(model.landmarks(model.unposed(subject.coefficients)))
+        points = camera.project(model.at_landmarks(subject.vertices[factory._head.face_vertices]))
         hidden = surface_depth(points, screen, factory._head.model_triangles) > points[:, 2] + _TRUTH
         params = np.concatenate([camera.pose.ravel(), subject.coefficients]).astype(np.float32)
         whole = Roi(center_x=(_SIZE - 1) / 2, center_y=(_SIZE - 1) / 2, side=_SIZE)
@@ -281,8 +281,7 @@ def _poses(reconstruct: Reconstructor, count: int, seed: int, assets: Path | Non
             sample, seen = factory.sample(index), subject.camera
             image = sample.image
             yaws.append(rotation_to_euler(seen.rotation)[0])
-            shape = model.unposed(subject.coefficients)
-            landmarks = model.landmarks(shape).astype(np.float64)
+            landmarks = model.at_landmarks(subject.vertices[factory._head.face_vertices]).astype(np.float64)
             for where, degrees in (("centred", 0.0), ("off-centre", rng.uniform(*_OFF_CENTER))):
                 turned, camera, picture = _turned(image, seen, degrees, rng.uniform(0, 2 * np.pi))
                 rotation = turned @ np.diag([1.0, -1.0, -1.0]) @ seen.rotation
