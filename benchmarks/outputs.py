@@ -238,7 +238,7 @@ def _visibility(reconstruct: Reconstructor, count: int) -> dict[str, float]:
         subject = factory._subject(stream(factory.seed, 0, index), None, None, None)
         camera = subject.camera
         screen = camera.project(subject.vertices)
-        points = camera.project(model.at_landmarks(subject.vertices[factory._head.face_vertices]))
+        points = camera.project(factory.landmarks(subject.vertices))
         hidden = surface_depth(points, screen, factory._head.model_triangles) > points[:, 2] + _TRUTH
         params = np.concatenate([camera.pose.ravel(), subject.coefficients]).astype(np.float32)
         whole = Roi(center_x=(_SIZE - 1) / 2, center_y=(_SIZE - 1) / 2, side=_SIZE)
@@ -265,7 +265,6 @@ def _poses(reconstruct: Reconstructor, count: int, seed: int, assets: Path | Non
     from training.synthetic import factory as module
 
     factory = module.FaceFactory(size=_SIZE, margin=1.35, seed=seed, assets=assets)
-    model = reconstruct.face_model
     rng = np.random.default_rng(0)
     drawn = module.random_distance, module.random_turn
     module.random_turn = lambda own: np.eye(3, dtype=np.float32)  # the turned camera is made here, from the picture
@@ -281,7 +280,7 @@ def _poses(reconstruct: Reconstructor, count: int, seed: int, assets: Path | Non
             sample, seen = factory.sample(index), subject.camera
             image = sample.image
             yaws.append(rotation_to_euler(seen.rotation)[0])
-            landmarks = model.at_landmarks(subject.vertices[factory._head.face_vertices]).astype(np.float64)
+            landmarks = factory.landmarks(subject.vertices).astype(np.float64)
             for where, degrees in (("centred", 0.0), ("off-centre", rng.uniform(*_OFF_CENTER))):
                 turned, camera, picture = _turned(image, seen, degrees, rng.uniform(0, 2 * np.pi))
                 rotation = turned @ np.diag([1.0, -1.0, -1.0]) @ seen.rotation

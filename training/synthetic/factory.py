@@ -140,7 +140,7 @@ class FaceFactory:
             )
         picture = light + backdrop * (1 - cover[..., None])
         if chance(rng, 0.2) and not clear:
-            points = self._face_model.at_landmarks(subject.vertices[self._head.face_vertices])
+            points = self.landmarks(subject.vertices)
             seen = points @ subject.camera.pose[:2, :3].T + subject.camera.pose[:2, 3]
             for _ in range(1 if chance(rng, 0.7) else 2):
                 hold_in_front(rng, picture, seen, *tones, level)
@@ -149,6 +149,10 @@ class FaceFactory:
         face[edge:-edge, edge:-edge] = cover[edge:-edge, edge:-edge] > 0.5
         params = np.concatenate([subject.camera.pose.ravel(), subject.coefficients]).astype(np.float32)
         return Sample(image=develop(rng, picture, face), params=params)
+
+    def landmarks(self, vertices: FloatArray) -> FloatArray:
+        """The 68 landmarks (68, 3) of a head's vertices (M, 3)."""
+        return self._face_model.at_landmarks(vertices[self._head.face_vertices])
 
     def _surroundings(
         self, rng: np.random.Generator
@@ -179,8 +183,7 @@ class FaceFactory:
         vertices = _turn_shoulders(vertices, self._head.body, rotation, uniform(rng, 0, 0.8))
         camera = frame(
             rotation, random_distance(rng), random_turn(rng),
-            self._face_model.at_landmarks(told[self._head.face_vertices]),
-            told[self._head.face_vertices[::_FIT_STRIDE]], size=self.size, margin=self.margin,
+            self.landmarks(told), told[self._head.face_vertices[::_FIT_STRIDE]], size=self.size, margin=self.margin,
         )  # fmt: skip
         return _Subject(
             coefficients=coefficients, vertices=vertices, normals=self._head.normals(vertices), camera=camera
@@ -188,7 +191,7 @@ class FaceFactory:
 
     def _random_residual(self, rng: np.random.Generator) -> FloatArray:
         mix = rng.standard_normal(len(self._residuals), dtype=np.float32)
-        return np.asarray(np.tensordot(mix, self._residuals, axes=1))
+        return np.tensordot(mix, self._residuals, axes=1)
 
     def _render(
         self,
