@@ -2,7 +2,8 @@
 //     [--looks 1|2]
 //
 // Reconstructs the faces in the given boxes; prints their landmarks ("landmark FACE INDEX X Y Z", image pixels), pose
-// and timings, and writes the first face's mesh. With two looks, faces whose box was off are seen again. Exits 2 with one line on what is wrong.
+// and timings, and writes the first face's mesh. With two looks, faces whose box was off are seen again. Exits 2 with
+// one line on what is wrong.
 #include <chrono>
 #include <cstdio>
 #include <exception>
