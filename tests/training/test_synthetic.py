@@ -149,10 +149,10 @@ def test_heads_in_profile_nod_and_hardly_tilt() -> None:
     profile = rotations[np.abs(rotations[:, 2, 2]) < np.sin(np.radians(10))]  # noses in the picture's plane
     tilt = np.degrees(np.arcsin(profile[:, 2, 1]))  # the top of the head towards the camera or away from it
     nod = np.degrees(np.arctan2(profile[:, 0, 1], profile[:, 1, 1]))  # in the picture's plane
-    assert len(profile) > 150
+    assert len(profile) > 250
     assert 1.4 * tilt.std() < nod.std()
     past = rotations[:, 2, 2] < -np.sin(np.radians(10))  # turned beyond profile: the middle of the face looks away
-    assert 0.004 < past.mean() < 0.04
+    assert 0.004 < past.mean() < 0.02
 
 
 def test_faces_off_the_cameras_axis_are_seen_as_a_lens_sees_them() -> None:
