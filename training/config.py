@@ -213,6 +213,10 @@ class AugmentConfig:
     noise: float = 0.04
     erase_probability: float = 0.35
     erase_size: tuple[float, float] = (0.08, 0.4)
+    context_share: float = 0.0
+    """Share of the samples whose picture around the face is changed: blurred, another crop's or one colour, all around or
+    on one side. What lies around rendered faces (hair, neck, clothes) says more of their pose than it does in photographs.
+    Only where labels are parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,10 @@ from training.data.landmarks import LandmarkLabels
 from training.decoder import Decoder, pose_matrix
 
 _GREY = (0.114, 0.587, 0.299)  # BT.601 weights of B, G, R
+_SIDES = 16  # of the polygon around a face
+_CONTEXT_GAP = 0.35  # of the landmarks' largest distance from their middle: how far from them a side may lie
+_SEAM = 6.0  # pixels over which the picture around a face takes over
+_MASK_CELL, _BLUR_CELL = 4, 16  # pixels: masks are drawn coarser by this, and blur is as coarse as this
 
 
 def draw_jitter(batch: int, config: AugmentConfig, generator: torch.Generator, roll: Tensor | None = None) -> Jitter:
@@ -81,6 +85,7 @@ def augmented_crops(
     """Random crops uint8 (B, S, S, 3) with random looks, and their params."""
     jitter = draw_jitter(len(images), config, generator, roll_of(params))
     crops, labels = crop_batch(images, params, decoder, size, jitter)
+    crops = change_context(crops, decoder.landmarks(labels)[..., :2], config, generator)
     return to_uint8(change_looks(crops, config, generator)), labels
 
 
@@ -90,6 +95,49 @@ def augmented_points(
     """Random crops uint8 (B, S, S, 3) with random looks, the same with the looks they have, and their labels."""
     crops, moved = crop_points(images, labels, size, draw_jitter(len(images), config, generator))
     return to_uint8(change_looks(crops, config, generator)), to_uint8(crops), moved
+
+
+def change_context(crops: Tensor, landmarks: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Change what lies around the faces of some crops (B, 3, S, S), given the landmarks' pixels (B, 68, 2).
+
+    The face is a polygon around the landmarks, each side at a random distance of them, so that the seam doesn't tell
+    where the face ends. Beyond it, all around or on one side, come the picture's own blur, another crop, or a colour.
+    """
+    chosen = _chosen(crops, config.context_share, generator)
+    if not len(chosen):
+        return crops
+    count, size = len(chosen), crops.shape[-1]
+    seen = crops[chosen]
+    other = functional.avg_pool2d(seen, _BLUR_CELL)
+    other = functional.interpolate(other, size=(size, size), mode="bilinear", align_corners=False)
+    kind = _uniform(generator, count)
+    turned = torch.nonzero(kind < 1 / 3).flatten()
+    partner = torch.randperm(len(crops), generator=generator, device=crops.device)[: len(turned)]
+    other[turned] = crops[partner]
+    plain = torch.nonzero(kind > 2 / 3).flatten()
+    other[plain] = _uniform(generator, len(plain), 3, 1, 1) * 255.0
+    mask = _around(landmarks[chosen], size, generator)
+    crops[chosen] = torch.lerp(seen, other, mask)
+    return crops
+
+
+def _around(landmarks: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """How much each pixel lies around the face of landmarks (B, 68, 2), 0 to 1: (B, 1, S, S)."""
+    count, coarse = len(landmarks), size // _MASK_CELL
+    axis = (torch.arange(coarse, device=landmarks.device) + 0.5) * (size / coarse) - 0.5
+    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1).reshape(-1, 2)  # (P, 2) x, y
+    angles = torch.arange(_SIDES, device=landmarks.device) * (2 * math.pi / _SIDES)
+    normals = torch.stack([angles.cos(), angles.sin()])  # (2, K)
+    middle = landmarks.mean(dim=1, keepdim=True)  # (B, 1, 2)
+    extent = (landmarks - middle).norm(dim=2).amax(dim=1)[:, None]  # (B, 1)
+    reach = (landmarks @ normals).amax(dim=1) + _uniform(generator, count, _SIDES) * (_CONTEXT_GAP * extent)  # (B, K)
+    beyond = (pixels @ normals - reach[:, None]).amax(dim=2)  # (B, P) pixels
+    mask = (beyond / _SEAM + 0.5).clamp(0, 1)
+    way = _uniform(generator, count, 1) * (2 * math.pi)
+    aside = ((pixels - middle) * torch.cat([way.cos(), way.sin()], dim=1)[:, None]).sum(dim=2)  # (B, P) pixels
+    one_side = _uniform(generator, count, 1) < 0.5
+    mask = torch.where(one_side, mask * (aside / _SEAM + 0.5).clamp(0, 1), mask).reshape(count, 1, coarse, coarse)
+    return functional.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def change_looks(crops: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
