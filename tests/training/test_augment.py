@@ -8,7 +8,7 @@ import torch
 from training.config import AugmentConfig
 from training.crops import crop_batch
 from training.decoder import Decoder
-from training.learning.augment import change_looks, draw_jitter, roll_of
+from training.learning.augment import change_context, change_looks, draw_jitter, roll_of
 
 OFF = AugmentConfig(**{f.name: 0.0 for f in dataclasses.fields(AugmentConfig) if f.name != "erase_size"})
 SIZE = 48
@@ -152,3 +152,15 @@ def test_a_detector_s_and_the_network_s_own_regions_are_upright(face_model, make
     images = torch.zeros(6, 160, 160, 3, dtype=torch.uint8)
     labels = crop_batch(images, params, decoder, 128, jitter)[1]
     torch.testing.assert_close(roll_of(labels), torch.zeros(6), atol=1e-5, rtol=0)
+
+
+def test_context_changes_around_the_face_alone(crops: torch.Tensor) -> None:
+    square = torch.tensor([[14.0, 14.0], [33.0, 14.0], [33.0, 33.0], [14.0, 33.0]]).repeat(16, 17, 1)  # (16, 68, 2)
+    config = dataclasses.replace(OFF, context_share=1.0)
+    seen = change_context(crops.clone(), square, config, torch.Generator().manual_seed(0))
+    moved = (seen - crops).abs().amax(dim=1)  # (16, S, S)
+    assert not moved[:, 20:28, 20:28].any()
+    corners = torch.stack([moved[:, :4, :4], moved[:, :4, -4:], moved[:, -4:, :4], moved[:, -4:, -4:]]).amin(dim=(2, 3))
+    changes = (corners > 0).sum(dim=0)  # of each crop: corners in which every pixel is another
+    assert changes.min() >= 1 and (changes == 4).any() and (changes < 4).any()
+    assert torch.equal(change_context(crops.clone(), square, OFF, torch.Generator()), crops)

@@ -90,6 +90,7 @@ def test_euler_means_leave_out_what_has_no_angles() -> None:
     result = pose_error(rotations, np.stack([euler_to_rotation(*row) for row in angles]), angles)
     assert (result.yaw, result.pitch, result.roll) == pytest.approx((3.0, 0.0, 0.0)) and result.faces == 1
     assert result.mae == pytest.approx(1.0) and result.geodesic.mean == pytest.approx(3.0, abs=0.01)
+    assert result.euler.bins == (pytest.approx(1.0), None, None) and result.euler.counts == (1, 0, 0)
     nobody = pose_error(rotations[1:], rotations[1:], angles[1:])
     assert nobody.mae is None and nobody.faces == 0
 

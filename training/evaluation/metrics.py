@@ -114,6 +114,8 @@ class PoseError:
     """Of a set's head poses: the geodesic error by yaw; the mean absolute Euler errors of faces within EULER_RANGE."""
 
     geodesic: YawBins
+    euler: YawBins
+    """Mean of the three angles' errors; its `mean` is of the bins, `mae` of all faces alike."""
     yaw: float | None
     pitch: float | None
     roll: float | None
@@ -132,10 +134,16 @@ def pose_error(predicted: ArrayLike, truth: ArrayLike, angles: ArrayLike) -> Pos
     """Pose error of rotation matrices (B, 3, 3) against true ones and their yaw, pitch and roll (B, 3) in degrees."""
     true_angles = np.asarray(angles, dtype=np.float64)
     chosen = (np.abs(true_angles) <= EULER_RANGE).all(axis=1)
-    means = euler_errors(predicted, true_angles)[chosen].mean(axis=0) if chosen.any() else [None] * 3
-    yaw, pitch, roll = (None if value is None else float(value) for value in means)
-    bins = by_yaw(geodesic(predicted, truth), true_angles[:, 0])
-    return PoseError(geodesic=bins, yaw=yaw, pitch=pitch, roll=roll, faces=int(chosen.sum()))
+    errors = euler_errors(predicted, true_angles)[chosen]
+    yaw, pitch, roll = (float(value) for value in errors.mean(axis=0)) if chosen.any() else (None, None, None)
+    return PoseError(
+        geodesic=by_yaw(geodesic(predicted, truth), true_angles[:, 0]),
+        euler=by_yaw(errors.mean(axis=1), true_angles[chosen, 0]),
+        yaw=yaw,
+        pitch=pitch,
+        roll=roll,
+        faces=int(chosen.sum()),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

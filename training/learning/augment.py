@@ -111,9 +111,9 @@ def change_context(crops: Tensor, landmarks: Tensor, config: AugmentConfig, gene
     other = functional.avg_pool2d(seen, _BLUR_CELL)
     other = functional.interpolate(other, size=(size, size), mode="bilinear", align_corners=False)
     kind = _uniform(generator, count)
-    turned = torch.nonzero(kind < 1 / 3).flatten()
-    partner = torch.randperm(len(crops), generator=generator, device=crops.device)[: len(turned)]
-    other[turned] = crops[partner]
+    exchanged = torch.nonzero(kind < 1 / 3).flatten()
+    step = torch.randint(1, max(len(crops), 2), (1,), generator=generator, device=crops.device)
+    other[exchanged] = crops[(chosen[exchanged] + step) % len(crops)]
     plain = torch.nonzero(kind > 2 / 3).flatten()
     other[plain] = _uniform(generator, len(plain), 3, 1, 1) * 255.0
     mask = _around(landmarks[chosen], size, generator)
