@@ -214,9 +214,9 @@ class AugmentConfig:
     erase_probability: float = 0.35
     erase_size: tuple[float, float] = (0.08, 0.4)
     context_share: float = 0.0
-    """Share of the samples whose picture around the face is changed: blurred, another crop's or one colour, all around or
-    on one side. What lies around rendered faces (hair, neck, clothes) says more of their pose than it does in photographs.
-    Only where labels are parameters."""
+    """Share of the samples whose picture around the face is changed: blurred, another crop's or one colour, all around
+    or on one side. What lies around rendered faces (hair, neck, clothes) says more of their pose than in photographs
+    (`benchmarks/context.py` measures it). Only where labels are parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ PAPER_SAYS = {
     "loss.wpdc": 0.5,
     "loss.wing": 1.0,
 }
-OUR_READING_SHA256 = "2ea05d46879fb651acfa97af3dda105672069c6d5065456a094a1cc40e1a3415"
+OUR_READING_SHA256 = "99256a345f24638c94c754f03ba29fd3879d4f5c2a237408f0977d0a4a8111cc"
 """Of the other fields, as JSON: a reading may change, but only together with this line."""
 
 

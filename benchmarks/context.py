@@ -1,0 +1,145 @@
+"""What lies around a face, and what a network reads of it: pose errors with the surroundings blurred, part by part.
+
+    python -m benchmarks.context MODEL --photographs aflw2000/ [--count 1000] [--assets DIR]
+
+MODEL is a checkpoint or an engine; photographs are AFLW2000-3D's files, beside them come held-out renders. The face is
+the convex hull of the true landmarks, a twentieth of the crop wider; beyond it everything is blurred, or only what is
+below the chin, above the nose's root, or on the face's sides. Printed as a Markdown table: the mean angle between
+predicted and true rotations by |yaw|. A cue of the renders that photographs do not bear out shows itself: without it
+photographs get better and renders worse. (The hull tells something, too: where the face ends. So only differences
+between networks, or between photographs and renders, are findings.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from runtime.command import Exit, command
+from runtime.errors import InvalidInputError
+from runtime.face_model import FaceModel, load_face_model
+from runtime.image import read_image
+from runtime.pose import euler_to_rotation, rotation_to_euler
+from runtime.roi import Roi, crop
+from training.crops import aligned_crops
+from training.data.aflw2000 import load_aflw2000
+from training.data.samples import HELD_OUT_SEED, image_size
+from training.decoder import Decoder
+from training.evaluation.accuracy import rotations_of
+from training.evaluation.metrics import YawBins, by_yaw, geodesic
+from training.evaluation.predictors import load_predictor
+
+PARTS = ("nothing", "all around", "below", "above", "sides")
+_GROWN = 1 / 20  # of the crop's side: what counts as the face beyond its landmarks
+_BLUR = 1 / 16  # standard deviation, of the crop's side
+_ROOT, _CHIN = 27, 8  # landmarks
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Faces:
+    """Crops uint8 (F, S, S, 3), the true landmarks' pixels in them (F, 68, 2), and true rotations (F, 3, 3)."""
+
+    crops: NDArray[np.uint8]
+    points: NDArray[np.float64]
+    rotations: NDArray[np.float64]
+
+    @property
+    def yaw(self) -> NDArray[np.float64]:
+        """Degrees (F,)."""
+        return np.array([rotation_to_euler(rotation)[0] for rotation in self.rotations])
+
+
+@command()
+def main(arguments: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.context", description=__doc__.split("\n")[0])
+    parser.add_argument("model", type=Path, help="checkpoint or engine")
+    parser.add_argument("--photographs", type=Path, required=True, metavar="DIR", help="AFLW2000-3D's files")
+    parser.add_argument("--count", type=int, default=1000, help="renders (default: 1000)")
+    parser.add_argument("--assets", type=Path, metavar="DIR", help="folder of CC0 assets to render with")
+    options = parser.parse_args(arguments)
+    if options.count < 1:
+        raise InvalidInputError(f"--count: expected at least 1, got {options.count}")
+    face_model = load_face_model()
+    predict, size = load_predictor(options.model, face_model)
+    sets = {
+        "photographs": photographed(options.photographs, size),
+        "renders": rendered(face_model, options.count, options.assets, size),
+    }
+    print("| faces | blurred | [0, 30] | (30, 60] | (60, 90] | mean |\n| --- | --- | --- | --- | --- | --- |")
+    for name, faces in sets.items():
+        for part in PARTS:
+            changed = np.stack([blurred(*pair, part) for pair in zip(faces.crops, faces.points, strict=True)])
+            print(f"| {name} | {part} | {_cells(pose_errors(rotations_of(predict(changed)), faces))} |", flush=True)
+    return Exit.DONE
+
+
+def photographed(folder: Path, size: int) -> Faces:
+    """The photographs of a folder in the labels' regions."""
+    faces = load_aflw2000(folder)
+    rois = [Roi.from_landmarks(face.landmarks) for face in faces]
+    return Faces(
+        crops=np.stack(
+            [crop(read_image(face.image_path), [roi], size)[0] for face, roi in zip(faces, rois, strict=True)]
+        ),
+        points=np.stack([roi.to_crop(face.landmarks, size)[:, :2] for face, roi in zip(faces, rois, strict=True)]),
+        rotations=np.stack([euler_to_rotation(face.yaw, face.pitch, face.roll) for face in faces]),
+    )
+
+
+def rendered(face_model: FaceModel, count: int, assets: Path | None, size: int) -> Faces:
+    """Held-out renders in the labels' regions."""
+    from training.synthetic.factory import FaceFactory
+
+    factory = FaceFactory(size=image_size(size), seed=HELD_OUT_SEED, assets=assets)
+    samples = [factory.sample(index) for index in tqdm(range(count), desc="rendering", disable=None)]
+    images = torch.from_numpy(np.stack([sample.image for sample in samples]))
+    params = torch.from_numpy(np.stack([sample.params for sample in samples]))
+    crops, labels = aligned_crops(images, params, Decoder(face_model), size)
+    truth = labels.numpy()
+    return Faces(
+        crops=crops.contiguous().numpy(),
+        points=face_model.landmarks(truth)[..., :2].astype(np.float64),
+        rotations=rotations_of(truth),
+    )
+
+
+def blurred(image: NDArray[np.uint8], points: NDArray[np.float64], part: str) -> NDArray[np.uint8]:
+    """A crop (S, S, 3) with one of `PARTS` blurred, given the landmarks' pixels (68, 2)."""
+    size = len(image)
+    face = np.zeros((size, size), np.uint8)
+    cv2.fillConvexPoly(face, cv2.convexHull(points.round().astype(np.int32)), 1)
+    width = 2 * round(size * _GROWN) + 1
+    around = cv2.dilate(face, np.ones((width, width), np.uint8)) == 0
+    rows, columns = np.mgrid[:size, :size]
+    down = points[_CHIN] - points[_ROOT]
+    height = (np.stack([columns, rows], axis=-1) - points[_ROOT]) @ down / max(float(down @ down), 1.0)
+    chosen = {
+        "nothing": np.zeros_like(around),
+        "all around": around,
+        "below": around & (height > 1),
+        "above": around & (height < 0),
+        "sides": around & (height >= 0) & (height <= 1),
+    }[part]
+    return np.where(chosen[..., None], cv2.GaussianBlur(image, (0, 0), size * _BLUR), image)
+
+
+def pose_errors(rotations: NDArray[np.float64], faces: Faces) -> YawBins:
+    """The angle between predicted and true rotations, by the true yaw."""
+    return by_yaw(geodesic(rotations, faces.rotations), faces.yaw)
+
+
+def _cells(bins: YawBins) -> str:
+    return " | ".join("–" if value is None else f"{value:.2f}°" for value in (*bins.bins, bins.mean))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
