@@ -129,29 +129,19 @@ std::vector<Face> Reconstructor::look_again(const ImageView& image, std::vector<
       for (std::size_t i = 0; i < mean.size(); ++i) {
         mean[i] = (mean[i] + seen[k].params[i]) / 2;
       }
-      seen[k] = face(std::move(mean), better[k]);
+      seen[k] = face(mean, better[k]);
     }
     first = std::move(seen[k]);
   }
   return faces;
 }
 
-Face Reconstructor::face(std::vector<float> params, const Roi& roi) const {
+Face Reconstructor::face(const std::vector<float>& params, const Roi& roi) const {
   if (params.size() != face_model_->num_params()) {
     detail::fail(ErrorCode::invalid_input, "params: expected " + std::to_string(face_model_->num_params()) +
                                                " numbers, got " + std::to_string(params.size()));
   }
-  const int size = manifest().input_size;
-  Face face;
-  face.roi = roi;
-  face.crop_size = size;
-  face.landmarks.resize(landmark_count * 3);
-  face_model_->landmarks(params.data(), 1, face.landmarks.data());
-  roi.to_image(face.landmarks.data(), landmark_count, size, face.landmarks.data());
-  face.pose = turned(decompose(params.data()), roi.angle);
-  face.pose.scale *= roi.side / size;
-  face.params = std::move(params);
-  return face;
+  return make_face(*face_model_, roi, manifest().input_size, params.data());
 }
 
 std::vector<float> Reconstructor::vertices(const Face& face) const {

@@ -43,8 +43,9 @@ class Reconstructor {
   /// once more, for those alone. Throws Error(invalid_input): no image, or a face of another reconstructor.
   std::vector<Face> look_again(const ImageView& image, std::vector<Face> faces);
 
-  /// The face that params (num_params,) of a region's crop stand for.
-  [[nodiscard]] Face face(std::vector<float> params, const Roi& roi) const;
+  /// The face that params (num_params,) of a region's crop stand for. Throws Error(invalid_input): other params, or no
+  /// region.
+  [[nodiscard]] Face face(const std::vector<float>& params, const Roi& roi) const;
 
   /// The crops, uint8 (count, size, size, 3), of the last call of reconstruct.
   [[nodiscard]] const std::uint8_t* crops() const noexcept { return crops_.data(); }
