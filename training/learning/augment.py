@@ -21,10 +21,7 @@ from training.decoder import Decoder, pose_matrix
 
 _GREY = (0.114, 0.587, 0.299)  # BT.601 weights of B, G, R
 _SIDES = 16  # of the polygon around a face
-_CONTEXT_GAP = 0.25  # of the landmarks' largest distance from their middle: how far from them a side may lie
-_ABOVE_SHARE = 0.6  # of the changes on one side: above, where hair and hats are
-_ABOVE_TURN = 0.3  # radians, standard deviation
-_BROWS, _CHIN = slice(17, 27), 8
+_CONTEXT_GAP = 0.35  # of the landmarks' largest distance from their middle: how far from them a side may lie
 _SEAM = 6.0  # pixels over which the picture around a face takes over
 _MASK_CELL, _BLUR_CELL = 4, 16  # pixels: masks are drawn coarser by this, and blur is as coarse as this
 
@@ -104,8 +101,7 @@ def change_context(crops: Tensor, landmarks: Tensor, config: AugmentConfig, gene
     """Change what lies around the faces of some crops (B, 3, S, S), given the landmarks' pixels (B, 68, 2).
 
     The face is a polygon around the landmarks, each side at a random distance of them, so that the seam doesn't tell
-    where the face ends. Beyond it, all around or on one side, most often above, come the picture's own blur, another
-    crop, or a colour.
+    where the face ends. Beyond it, all around or on one side, come the picture's own blur, another crop, or a colour.
     """
     chosen = _chosen(crops, config.context_share, generator)
     if not len(chosen):
@@ -138,9 +134,6 @@ def _around(landmarks: Tensor, size: int, generator: torch.Generator) -> Tensor:
     beyond = (pixels @ normals - reach[:, None]).amax(dim=2)  # (B, P) pixels
     mask = (beyond / _SEAM + 0.5).clamp(0, 1)
     way = _uniform(generator, count, 1) * (2 * math.pi)
-    up = landmarks[:, _BROWS].mean(dim=1) - landmarks[:, _CHIN]  # (B, 2)
-    above = torch.atan2(up[:, 1:], up[:, :1]) + _normal(generator, count, 1) * _ABOVE_TURN
-    way = torch.where(_uniform(generator, count, 1) < _ABOVE_SHARE, above, way)
     aside = ((pixels - middle) * torch.cat([way.cos(), way.sin()], dim=1)[:, None]).sum(dim=2)  # (B, P) pixels
     one_side = _uniform(generator, count, 1) < 0.5
     mask = torch.where(one_side, mask * (aside / _SEAM + 0.5).clamp(0, 1), mask).reshape(count, 1, coarse, coarse)
