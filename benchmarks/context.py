@@ -3,11 +3,11 @@
     python -m benchmarks.context MODEL --photographs aflw2000/ [--count 1000] [--assets DIR]
 
 MODEL is a checkpoint or an engine; photographs are AFLW2000-3D's files, beside them come held-out renders. The face is
-the convex hull of the true landmarks, a twentieth of the crop wider; beyond it everything is blurred, or only what is
-below the chin, above the nose's root, or on the face's sides. Printed as a Markdown table: the mean angle between
-predicted and true rotations by |yaw|. A cue of the renders that photographs do not bear out shows itself: without it
-photographs get better and renders worse. (The hull tells something, too: where the face ends. So only differences
-between networks, or between photographs and renders, are findings.)
+the convex hull of the landmarks that MODEL finds, a twentieth of the crop wider; beyond it everything is blurred, or
+only what is below the chin, above the nose's root, or on the face's sides. (The labels' hull would tell where the face
+ends: with it, photographs in profile seemed to get better.) Printed as a Markdown table: the mean angle between
+predicted and true rotations by |yaw|. What renders lose more by than photographs says more of a rendered head than of
+a real one.
 """
 
 from __future__ import annotations
@@ -45,10 +45,9 @@ _ROOT, _CHIN = 27, 8  # landmarks
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Faces:
-    """Crops uint8 (F, S, S, 3), the true landmarks' pixels in them (F, 68, 2), and true rotations (F, 3, 3)."""
+    """Crops uint8 (F, S, S, 3) in the labels' regions, and true rotations (F, 3, 3)."""
 
     crops: NDArray[np.uint8]
-    points: NDArray[np.float64]
     rotations: NDArray[np.float64]
 
     @property
@@ -76,8 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
     }
     print("| faces | blurred | [0, 30] | (30, 60] | (60, 90] | mean |\n| --- | --- | --- | --- | --- | --- |")
     for name, faces in sets.items():
+        points = face_model.landmarks(predict(faces.crops))[..., :2]
         for part in PARTS:
-            changed = np.stack([blurred(*pair, part) for pair in zip(faces.crops, faces.points, strict=True)])
+            changed = np.stack([blurred(*pair, part) for pair in zip(faces.crops, points, strict=True)])
             print(f"| {name} | {part} | {_cells(pose_errors(rotations_of(predict(changed)), faces))} |", flush=True)
     return Exit.DONE
 
@@ -90,7 +90,6 @@ def photographed(folder: Path, size: int) -> Faces:
         crops=np.stack(
             [crop(read_image(face.image_path), [roi], size)[0] for face, roi in zip(faces, rois, strict=True)]
         ),
-        points=np.stack([roi.to_crop(face.landmarks, size)[:, :2] for face, roi in zip(faces, rois, strict=True)]),
         rotations=np.stack([euler_to_rotation(face.yaw, face.pitch, face.roll) for face in faces]),
     )
 
@@ -104,15 +103,10 @@ def rendered(face_model: FaceModel, count: int, assets: Path | None, size: int) 
     images = torch.from_numpy(np.stack([sample.image for sample in samples]))
     params = torch.from_numpy(np.stack([sample.params for sample in samples]))
     crops, labels = aligned_crops(images, params, Decoder(face_model), size)
-    truth = labels.numpy()
-    return Faces(
-        crops=crops.contiguous().numpy(),
-        points=face_model.landmarks(truth)[..., :2].astype(np.float64),
-        rotations=rotations_of(truth),
-    )
+    return Faces(crops=crops.contiguous().numpy(), rotations=rotations_of(labels.numpy()))
 
 
-def blurred(image: NDArray[np.uint8], points: NDArray[np.float64], part: str) -> NDArray[np.uint8]:
+def blurred(image: NDArray[np.uint8], points: NDArray[np.floating], part: str) -> NDArray[np.uint8]:
     """A crop (S, S, 3) with one of `PARTS` blurred, given the landmarks' pixels (68, 2)."""
     size = len(image)
     face = np.zeros((size, size), np.uint8)
