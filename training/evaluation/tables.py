@@ -226,7 +226,7 @@ def pose_rows(name: str, pose: PoseError) -> list[Row]:
     angles = {"yaw": pose.yaw, "pitch": pose.pitch, "roll": pose.roll, "mean of the three": pose.mae}
     return [
         nme_row(name, "pose, geodesic error", pose.geodesic, "°"),
-        nme_row(name, f"pose, mean absolute Euler error ({pose.faces} faces)", pose.euler, "°"),
+        nme_row(name, f"pose, mean absolute Euler error, mean of the bins ({pose.faces} faces)", pose.euler, "°"),
         *(
             Row(data=name, what=f"pose, mean absolute Euler error, {angle} ({pose.faces} faces)", value=value, unit="°")
             for angle, value in angles.items()
