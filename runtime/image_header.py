@@ -47,7 +47,7 @@ def read_header(data: bytes) -> Header | None:
             return _of_heif(data)
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return _of_webp(data)
-    except (struct.error, IndexError, ValueError):
+    except (struct.error, LookupError, ValueError):
         pass
     return None
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from runtime import EngineUnavailableError, FileFormatError, image, read_image
 from runtime.image import IMAGE_SUFFIXES, decode_image, decode_noted, upright_size
+from runtime.image_header import read_header
 from training.data.files import image_height
 
 pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is not installed")
@@ -134,3 +135,7 @@ def test_a_decoder_that_turns_avif_itself_is_not_helped(monkeypatch):
     upright = np.full((96, 64, 3), 5, np.uint8)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: upright)
     assert decode_image(data, name="x").shape == upright.shape
+
+
+def test_a_tiff_that_does_not_say_its_width_has_no_header():
+    assert read_header(b"II*\0" + (8).to_bytes(4, "little") + (0).to_bytes(2, "little")) is None

@@ -1,4 +1,5 @@
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_a_truncated_file_is_refused(saved: tuple[Path, CLN], keep: float) -> No
     path, _ = saved
     data = path.read_bytes()
     path.write_bytes(data[: int(keep if keep > 1 else keep * len(data))])
+    with pytest.raises(FileFormatError, match=str(path.name)):
+        load_checkpoint(path)
+
+
+def test_a_file_whose_pickle_ends_too_early_is_refused(saved: tuple[Path, CLN]) -> None:
+    path, _ = saved
+    with zipfile.ZipFile(path) as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(path, "w") as damaged:
+        for name, content in parts.items():
+            damaged.writestr(name, b"\x80\x02." if name.endswith("data.pkl") else content)  # STOP alone
     with pytest.raises(FileFormatError, match=str(path.name)):
         load_checkpoint(path)
 
