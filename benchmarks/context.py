@@ -5,9 +5,9 @@
 MODEL is a checkpoint or an engine; photographs are AFLW2000-3D's files, beside them come held-out renders. The face is
 the convex hull of the landmarks that MODEL finds, a twentieth of the crop wider; beyond it everything is blurred, or
 only what is below the chin, above the nose's root, or on the face's sides. (The labels' hull would tell where the face
-ends: with it, photographs in profile seemed to get better.) Printed as a Markdown table: the mean angle between
-predicted and true rotations by |yaw|. What renders lose more by than photographs says more of a rendered head than of
-a real one.
+ends: with it, photographs in profile seemed to get better.) Printed as a Markdown table: the mean angle in degrees
+between predicted and true rotations by |yaw|. What renders lose more by than photographs says more of a rendered head
+than of a real one.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from benchmarks.output import number, table
 from runtime.command import Exit, command
 from runtime.errors import InvalidInputError
 from runtime.face_model import FaceModel, load_face_model
 from runtime.image import read_image
 from runtime.pose import euler_to_rotation, rotation_to_euler
-from runtime.roi import Roi, crop
+from runtime.roi import Roi
 from training.crops import aligned_crops
 from training.data.aflw2000 import load_aflw2000
-from training.data.samples import HELD_OUT_SEED, image_size
 from training.decoder import Decoder
 from training.evaluation.accuracy import rotations_of
-from training.evaluation.metrics import YawBins, by_yaw, geodesic
+from training.evaluation.metrics import by_yaw, geodesic
+from training.evaluation.photographs import region_crops
 from training.evaluation.predictors import load_predictor
+from training.evaluation.sets import SetOptions, held_out_faces
 
 PARTS = ("nothing", "all around", "below", "above", "sides")
 _GROWN = 1 / 20  # of the crop's side: what counts as the face beyond its landmarks
@@ -49,11 +49,6 @@ class Faces:
 
     crops: NDArray[np.uint8]
     rotations: NDArray[np.float64]
-
-    @property
-    def yaw(self) -> NDArray[np.float64]:
-        """Degrees (F,)."""
-        return np.array([rotation_to_euler(rotation)[0] for rotation in self.rotations])
 
 
 @command()
@@ -73,12 +68,15 @@ def main(arguments: list[str] | None = None) -> int:
         "photographs": photographed(options.photographs, size),
         "renders": rendered(face_model, options.count, options.assets, size),
     }
-    print("| faces | blurred | [0, 30] | (30, 60] | (60, 90] | mean |\n| --- | --- | --- | --- | --- | --- |")
+    rows = []
     for name, faces in sets.items():
         points = face_model.landmarks(predict(faces.crops))[..., :2]
+        yaw = [rotation_to_euler(rotation)[0] for rotation in faces.rotations]
         for part in PARTS:
             changed = np.stack([blurred(*pair, part) for pair in zip(faces.crops, points, strict=True)])
-            print(f"| {name} | {part} | {_cells(pose_errors(rotations_of(predict(changed)), faces))} |", flush=True)
+            errors = by_yaw(geodesic(rotations_of(predict(changed)), faces.rotations), yaw)
+            rows.append([name, part, *(number(value, 2) for value in (*errors.bins, errors.mean))])
+    print(table(["faces", "blurred", "[0, 30]", "(30, 60]", "(60, 90]", "mean"], rows))
     return Exit.DONE
 
 
@@ -87,22 +85,15 @@ def photographed(folder: Path, size: int) -> Faces:
     faces = load_aflw2000(folder)
     rois = [Roi.from_landmarks(face.landmarks) for face in faces]
     return Faces(
-        crops=np.stack(
-            [crop(read_image(face.image_path), [roi], size)[0] for face, roi in zip(faces, rois, strict=True)]
-        ),
+        crops=region_crops((read_image(face.image_path) for face in faces), rois, size),
         rotations=np.stack([euler_to_rotation(face.yaw, face.pitch, face.roll) for face in faces]),
     )
 
 
 def rendered(face_model: FaceModel, count: int, assets: Path | None, size: int) -> Faces:
     """Held-out renders in the labels' regions."""
-    from training.synthetic.factory import FaceFactory
-
-    factory = FaceFactory(size=image_size(size), seed=HELD_OUT_SEED, assets=assets)
-    samples = [factory.sample(index) for index in tqdm(range(count), desc="rendering", disable=None)]
-    images = torch.from_numpy(np.stack([sample.image for sample in samples]))
-    params = torch.from_numpy(np.stack([sample.params for sample in samples]))
-    crops, labels = aligned_crops(images, params, Decoder(face_model), size)
+    samples = held_out_faces(f"synthetic:{count}", size, SetOptions(assets=assets))
+    crops, labels = aligned_crops(*samples.batch(np.arange(count)), Decoder(face_model), size)
     return Faces(crops=crops.contiguous().numpy(), rotations=rotations_of(labels.numpy()))
 
 
@@ -124,15 +115,6 @@ def blurred(image: NDArray[np.uint8], points: NDArray[np.floating], part: str) -
         "sides": around & (height >= 0) & (height <= 1),
     }[part]
     return np.where(chosen[..., None], cv2.GaussianBlur(image, (0, 0), size * _BLUR), image)
-
-
-def pose_errors(rotations: NDArray[np.float64], faces: Faces) -> YawBins:
-    """The angle between predicted and true rotations, by the true yaw."""
-    return by_yaw(geodesic(rotations, faces.rotations), faces.yaw)
-
-
-def _cells(bins: YawBins) -> str:
-    return " | ".join("–" if value is None else f"{value:.2f}°" for value in (*bins.bins, bins.mean))
 
 
 if __name__ == "__main__":

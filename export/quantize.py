@@ -45,8 +45,9 @@ _CALIBRATION = range(10_000, 10_064)  # those for the ranges and the choice of l
 INT8_GATE = Gate(delta_nme=0.1)
 _EQUALIZING = 32  # of the calibration faces: what equalizing looks at (16: 1 to 5 % more jitter)
 _STILL_FRAMES = 4  # of each calibration face, to measure jitter with
-_JITTER = 1.12  # times float32's on them, or as near to it as layers get that lower it by so much, one or two at once
-_STEADIER = 0.01  # (photographs jitter more: × 1.24 where these had 1.17; there it should stay below 1.2)
+# Times float32's on them, or as near to it as layers get that lower it by so much, one or two at once. Photographs
+# jitter more (× 1.24 where these had 1.17), and it is there that it should stay below 1.2.
+_JITTER, _STEADIER = 1.12, 0.01
 _FEW_CHANNELS = 8  # a layer with fewer input channels is slower in INT8
 _FUSION = "fusion"
 _LARGEST_SHARE = 0.5  # of the layers that may stay float32: beyond it, INT8 is not worth its name

@@ -6,8 +6,7 @@ from benchmarks.context import PARTS, blurred
 
 
 def test_parts_make_up_all_around_the_face() -> None:
-    size, points = 128, np.zeros((68, 2))
-    points[:] = [64, 60]
+    size, points = 128, np.full((68, 2), [64.0, 60.0])
     points[[0, 16, 8, 27, 19, 24]] = [[40, 60], [88, 60], [64, 90], [64, 55], [52, 45], [76, 45]]
     image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     changed = {part: (blurred(image, points, part) != image).any(axis=2) for part in PARTS}

@@ -6,7 +6,7 @@ Each photograph is read once. A face that the detector misses has no answer ther
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
@@ -204,7 +204,12 @@ def predict_regions(
     predict: Predict, size: int, images: Sequence[NDArray[np.uint8]], rois: Sequence[Roi]
 ) -> NDArray[np.float32]:
     """Parameters (B, 62) of a region of each image, each in the frame of its crop."""
-    return predict(np.stack([crop(image, [roi], size)[0] for image, roi in zip(images, rois, strict=True)]))
+    return predict(region_crops(images, rois, size))
+
+
+def region_crops(images: Iterable[NDArray[np.uint8]], rois: Sequence[Roi], size: int) -> NDArray[np.uint8]:
+    """A crop of each image (B, S, S, 3), of its region."""
+    return np.stack([crop(image, [roi], size)[0] for image, roi in zip(images, rois, strict=True)])
 
 
 def _answers(
