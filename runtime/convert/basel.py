@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.convert.draft import ModelDraft, checked_count
+from runtime.convert.mat_files import load_mat
 from runtime.convert.plain_pickle import read_plain_pickle
-from runtime.errors import EngineUnavailableError, FileFormatError
+from runtime.errors import FileFormatError
 from runtime.face_model import LANDMARKS, POSE_SIZE
 from runtime.files import read_npy
 
@@ -89,26 +90,6 @@ def read_basel(source: Path, shape_count: int = 40, expression_count: int = 10) 
         landmark_vertices=content.landmarks,
         metadata={"coefficients": COEFFICIENTS},
     )
-
-
-def load_mat(path: Path) -> dict[str, Any]:
-    """The variables of a Matlab file (level 5 to 7.2).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        FileFormatError: it can't be read.
-        EngineUnavailableError: SciPy is missing.
-    """
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise EngineUnavailableError(f"{path}: reading .mat files needs SciPy; run: pip install scipy") from None
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: expected a Matlab file, found none; check the path")
-    try:
-        return dict(loadmat(path))
-    except Exception as error:  # SciPy's reader raises whatever a broken file makes it trip over
-        raise FileFormatError(f"{path}: expected a Matlab 5 file, got one that can't be read ({error})") from None
 
 
 def _read_mat(folder: Path) -> _Source:

@@ -22,7 +22,7 @@ from scipy.io import savemat
 
 from runtime import InvalidInputError, Manifest, Reconstructor, load_face_model, read_image
 from runtime.__main__ import _read_boxes
-from runtime.convert.basel import load_mat
+from runtime.convert.mat_files import load_mat
 from runtime.convert.plain_pickle import read_plain_pickle
 from runtime.engines import load_engine
 from runtime.face_model import LANDMARKS

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.convert.basel import load_mat
+from runtime.convert.mat_files import load_mat
 from runtime.errors import FileFormatError
 from runtime.face_model import LANDMARKS
 from training.data.files import find_files, image_beside, numbers

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.convert.basel import load_mat
+from runtime.convert.mat_files import load_mat
 from runtime.errors import FileFormatError
 from runtime.face_model import LANDMARKS
 from training.data.basel_labels import BaselLabels, linear_of_pose
