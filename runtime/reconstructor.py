@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import accumulate
@@ -21,7 +21,7 @@ from runtime.errors import FileFormatError, InvalidInputError, MismatchError
 from runtime.face import Face
 from runtime.face_model import FaceModel, load_face_model
 from runtime.image import as_bgr
-from runtime.regions import asked_rois, joined, second_rois
+from runtime.regions import LOOKS, Looks, asked_rois
 from runtime.roi import Roi, check_overlap, crop, crop_through, maps, split_box, to_image
 
 if TYPE_CHECKING:
@@ -153,12 +153,10 @@ class Reconstructor(Closing):
             frame = image = as_bgr(image)
         rois, outlines, scores = self._regions(frame, boxes, getattr(image, "shape", None))
         params = engine.run_frame(image, rois)
-        landmarks, better = self._seen(params, rois, boxes is None)
-        if better:
-            params = params.copy()
-            seen = engine.run_frame(image, list(better.values()))
-            params[list(better)] = joined(params, rois, better, seen, engine.manifest.input_size)
-        return self.faces(params, _replaced(rois, better), outlines, scores, None if better else landmarks)
+        landmarks, looks = self._looks(params, rois, boxes is None)
+        while looks.again:
+            looks.take(engine.run_frame(image, list(looks.again.values())))
+        return self.faces(looks.params, looks.rois, outlines, scores, landmarks if looks.params is params else None)
 
     def run(self, image: Any, rois: Sequence[Roi]) -> NDArray[np.float32]:
         """Params (F, 12 + S + E) of regions of an image in host memory or on the GPU, in one call of the engine.
@@ -246,32 +244,26 @@ class Reconstructor(Closing):
     def reconstruct(self, prepared: Sequence[Prepared], *, batch: int | None = None) -> list[list[Face]]:
         """The faces of each image, the network called once for all, or for `batch` crops at a time.
 
-        Faces whose detected region turns out to be off are looked at once more, in the one they ask for; what both
-        looks say is averaged, unless the first region was far off.
+        Faces whose detected region turns out to be off are looked at again, in the one they ask for (see `Looks`).
         """
         if not prepared:
             return []
         params = self._in_batches([p.crops for p in prepared], batch)
         ends = accumulate(len(p.rois) for p in prepared)
-        parts = [slice(end - len(p.rois), end) for end, p in zip(ends, prepared, strict=True)]
+        firsts = [params[end - len(p.rois) : end] for end, p in zip(ends, prepared, strict=True)]
         # Decoded image by image, and so alike to the last digit whatever other images are in the call.
-        seen = [self._seen(params[part], p.rois, p.frame is not None) for part, p in zip(parts, prepared, strict=True)]
+        seen = [self._looks(first, p.rois, p.frame is not None) for first, p in zip(firsts, prepared, strict=True)]
         size = self.engine.manifest.input_size
-        cut = [
-            crop(p.frame, list(better.values()), size)
-            for p, (_, better) in zip(prepared, seen, strict=True)
-            if better and p.frame is not None
-        ]
-        if cut:
-            params = params.copy()
+        while off := [(looks, p.frame) for (_, looks), p in zip(seen, prepared, strict=True) if looks.again]:
+            cut = [crop(frame, list(looks.again.values()), size) for looks, frame in off if frame is not None]
             again, start = self._in_batches(cut, batch), 0
-            for part, p, (_, better) in zip(parts, prepared, seen, strict=True):
-                if better:
-                    own, start = again[start : start + len(better)], start + len(better)
-                    params[part][list(better)] = joined(params[part], p.rois, better, own, size)
+            for looks, _ in off:
+                end = start + len(looks.again)
+                looks.take(again[start:end])
+                start = end
         return [
-            self.faces(params[part], _replaced(p.rois, better), p.boxes, p.scores, None if better else landmarks)
-            for part, p, (landmarks, better) in zip(parts, prepared, seen, strict=True)
+            self.faces(looks.params, looks.rois, p.boxes, p.scores, landmarks if looks.params is first else None)
+            for (landmarks, looks), first, p in zip(seen, firsts, prepared, strict=True)
         ]
 
     def _in_batches(self, parts: Sequence[NDArray[np.uint8]], batch: int | None) -> NDArray[np.float32]:
@@ -281,13 +273,17 @@ class Reconstructor(Closing):
         params = [self.engine(crops[start : start + step]) for start in range(0, max(len(crops), 1), step)]
         return params[0] if len(params) == 1 else np.concatenate(params)
 
-    def _seen(
+    def _looks(
         self, params: NDArray[np.float32], rois: Sequence[Roi], detected: bool
-    ) -> tuple[NDArray[np.float32], dict[int, Roi]]:
-        """Landmarks of faces, and the regions to look at again, by the faces' numbers, if these were `detected`."""
+    ) -> tuple[NDArray[np.float32], Looks]:
+        """Landmarks of first looks at faces, and the looks: more than one if the regions were `detected`."""
         size = self.engine.manifest.input_size
-        landmarks = self.landmarks(params, *maps(rois, size))
-        return landmarks, second_rois(params, landmarks, rois, size) if detected else {}
+
+        def decode(params: NDArray[np.float32], rois: Sequence[Roi]) -> NDArray[np.float32]:
+            return self.landmarks(params, *maps(rois, size))
+
+        landmarks = decode(params, rois)
+        return landmarks, Looks(params, landmarks, rois, size, decode, most=LOOKS if detected else 1)
 
     @property
     def detector(self) -> FaceDetector:
@@ -314,10 +310,6 @@ class Reconstructor(Closing):
     def close(self) -> None:
         """Frees the engine, if it was loaded here: one that was handed over is its owner's to close."""
         self._owned.close()
-
-
-def _replaced(rois: Sequence[Roi], better: Mapping[int, Roi]) -> list[Roi]:
-    return [better.get(number, roi) for number, roi in enumerate(rois)]
 
 
 def _rows(boxes: Any) -> list[Any]:

@@ -8,7 +8,7 @@ both looks say is averaged unless the first region was far off.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ off by more takes the mean error in a detector's regions from 3.06 to 2.80 %; on
 _FAR_WAY, _FAR_TURN = 0.08, 20.0
 """The same of a region so far off that its answer no longer counts. Else both are averaged: the second region is made
 of the first answer, and so has its errors, too."""
+LOOKS = 4
+"""At one face at most. Of 2,000 held-out renders 1,706 are detected; 30 of them are looked at a third time, 11 a fourth
+one. Their mean error is 2.19 % with two looks, 2.16 with three, 2.09 with four and 2.08 with five."""
 
 
 def own_rois(rotations: NDArray[np.float64], landmarks: NDArray[np.floating], rois: Sequence[Roi]) -> list[Roi]:
@@ -55,36 +58,65 @@ def asked_rois(
     return own_rois(place(params, *maps(rois, size), shape_count=0).rotation, landmarks, rois)
 
 
-def second_rois(
-    params: NDArray[np.float32], landmarks: NDArray[np.float32], rois: Sequence[Roi], size: int
-) -> dict[int, Roi]:
-    """Where to look again: of the regions that were off, by their number, the better ones (see `asked_rois`)."""
-    if not rois:
-        return {}
-    pairs = enumerate(zip(rois, asked_rois(params, landmarks, rois, size), strict=True))
-    return {i: on_grid(own) for i, (roi, own) in pairs if is_off(roi, own, way=_WAY, turn=_TURN)}
+class Looks:
+    """The looks at the faces of a picture in a detector's regions, and what they say together.
 
-
-def joined(
-    params: NDArray[np.float32], rois: Sequence[Roi], again: Mapping[int, Roi], seen: NDArray[np.float32], size: int
-) -> NDArray[np.float32]:
-    """What first and second looks say together of the faces that were looked at again.
-
-    Args:
-        params: Of the first looks (F, 12 + S + E), in the frames of their regions' crops.
-        rois: The F regions.
-        again: What `second_rois` said of them; K.
-        seen: Params (K, 12 + S + E) of the second looks, in their order.
-        size: Side of the crops.
-
-    Returns:
-        Params (K, 12 + S + E) in the frames of the second regions' crops: means, or the second's where the first region
-        was far off.
+    Where a region was off, the network looks again, in the one that the face asks for: `again` says where, and `take`
+    hears its answer. What both looks say is averaged. Where the region was far off, the second look stands alone, and
+    is asked in turn whether its region was off.
     """
-    numbers, better = list(again), list(again.values())
-    first = _moved(params[numbers], [rois[i] for i in numbers], better, size)
-    far = [is_off(rois[i], roi, way=_FAR_WAY, turn=_FAR_TURN) for i, roi in again.items()]
-    return np.where(np.array(far, dtype=bool)[:, np.newaxis], seen, (first + seen) / 2).astype(np.float32)
+
+    def __init__(
+        self,
+        params: NDArray[np.float32],
+        landmarks: NDArray[np.float32],
+        rois: Sequence[Roi],
+        size: int,
+        decode: Callable[[NDArray[np.float32], list[Roi]], NDArray[np.float32]],
+        *,
+        most: int = LOOKS,
+    ) -> None:
+        """Start from the first looks.
+
+        Args:
+            params: (F, 12 + S + E), in the frames of the regions' crops.
+            landmarks: Of these (F, 68, 3), image pixels.
+            rois: The F regions.
+            size: Side of the crops.
+            decode: The landmarks of params and their regions.
+            most: Looks at one face.
+        """
+        self.params = params
+        """What all looks say (F, 12 + S + E), in the frames of the crops of `rois`."""
+        self.rois = list(rois)
+        """The last regions (F)."""
+        self._size, self._decode, self._left = size, decode, most - 1
+        self.again = self._off(range(len(rois)), landmarks)
+        """Where to look again: regions (K) by the numbers of their faces."""
+
+    def take(self, seen: NDArray[np.float32]) -> None:
+        """Take in the params (K, 12 + S + E) of the crops of `again`."""
+        numbers, better = list(self.again), list(self.again.values())
+        rois = [self.rois[number] for number in numbers]
+        pairs = zip(rois, better, strict=True)
+        far = np.array([is_off(roi, own, way=_FAR_WAY, turn=_FAR_TURN) for roi, own in pairs], dtype=bool)
+        mean = (_moved(self.params[numbers], rois, better, self._size) + seen) / 2
+        self.params = self.params.copy()  # an engine may have given its own memory
+        self.params[numbers] = np.where(far[:, np.newaxis], seen, mean)
+        for number, roi in self.again.items():
+            self.rois[number] = roi
+        self._left -= 1
+        alone = [number for number, off in zip(numbers, far, strict=True) if off]
+        self.again = self._off(alone) if alone else {}
+
+    def _off(self, numbers: Sequence[int], landmarks: NDArray[np.float32] | None = None) -> dict[int, Roi]:
+        if not self._left or not numbers:
+            return {}
+        params, rois = self.params[numbers], [self.rois[number] for number in numbers]
+        if landmarks is None:
+            landmarks = self._decode(params, rois)
+        asked = zip(numbers, rois, asked_rois(params, landmarks, rois, self._size), strict=True)
+        return {number: on_grid(own) for number, roi, own in asked if is_off(roi, own, way=_WAY, turn=_TURN)}
 
 
 def _moved(params: NDArray[np.float32], rois: Sequence[Roi], others: Sequence[Roi], size: int) -> NDArray[np.float64]:

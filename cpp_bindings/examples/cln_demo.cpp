@@ -1,8 +1,8 @@
 // cln_demo --engine cln.onnx --face-model FILE photo.ppm --boxes x,y,w,h[;x,y,w,h...] [-o face.obj] [--threads N]
-//     [--looks 1|2]
+//     [--looks 1|4]
 //
 // Reconstructs the faces in the given boxes; prints their landmarks ("landmark FACE INDEX X Y Z", image pixels), pose
-// and timings, and writes the first face's mesh. With two looks, faces whose box was off are seen again. Exits 2 with
+// and timings, and writes the first face's mesh. With four looks, faces whose box was off are seen again. Exits 2 with
 // one line on what is wrong.
 #include <chrono>
 #include <cstdio>
@@ -54,14 +54,14 @@ Options parse(const std::vector<std::string>& arguments) {
   const std::string threads = take("--threads"), looks = take("--looks");
   options.threads = threads.empty() ? 0 : to_int("--threads", threads);
   options.looks = looks.empty() ? 1 : to_int("--looks", looks);
-  if (options.looks != 1 && options.looks != 2) {
-    refuse("--looks: expected 1 or 2, got " + looks);
+  if (options.looks != 1 && options.looks != 4) {
+    refuse("--looks: expected 1 or 4, got " + looks);
   }
   const bool complete = !options.engine.empty() && !options.face_model.empty() && !options.boxes.empty();
   if (!complete || photos.size() != 1 || !values.empty()) {
     refuse(
         "usage: cln_demo --engine cln.onnx --face-model FILE photo.ppm --boxes x,y,w,h[;x,y,w,h...] [-o face.obj] "
-        "[--threads N] [--looks 1|2]");
+        "[--threads N] [--looks 1|4]");
   }
   return options;
 }
@@ -108,7 +108,7 @@ void run(const Options& options) {
   start = std::chrono::steady_clock::now();
   const auto look = [&] {
     auto seen = reconstructor.reconstruct(photo.view(), boxes);
-    return options.looks == 2 ? reconstructor.look_again(photo.view(), std::move(seen)) : seen;
+    return options.looks == 4 ? reconstructor.look_again(photo.view(), std::move(seen)) : seen;
   };
   auto faces = look();
   const double first = milliseconds_since(start);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -105,33 +106,43 @@ std::vector<Face> Reconstructor::reconstruct(const ImageView& image, const std::
 std::vector<Face> Reconstructor::look_again(const ImageView& image, std::vector<Face> faces) {
   // The constants of runtime/regions.py, where they are explained.
   constexpr double way = 0.05, turn = 8.0, far_way = 0.08, far_turn = 20.0;
+  constexpr int looks = 4;
   check_image(image);
-  std::vector<Roi> better;
-  std::vector<std::size_t> again;
-  for (std::size_t i = 0; i < faces.size(); ++i) {
-    if (faces[i].params.size() != face_model_->num_params() || faces[i].crop_size != manifest().input_size) {
+  std::vector<std::size_t> asked(faces.size());
+  std::iota(asked.begin(), asked.end(), std::size_t{0});
+  for (const Face& face : faces) {
+    if (face.params.size() != face_model_->num_params() || face.crop_size != manifest().input_size) {
       detail::fail(ErrorCode::invalid_input, "face: expected one of this reconstructor's, got another");
     }
-    const Roi asked = detail::asked_roi(faces[i]);
-    if (detail::is_off(faces[i].roi, asked, way, turn)) {
-      again.push_back(i);
-      better.push_back(detail::on_grid(asked));
-    }
   }
-  if (again.empty()) {
-    return faces;
-  }
-  auto seen = reconstruct(image, better);
-  for (std::size_t k = 0; k < again.size(); ++k) {
-    Face& first = faces[again[k]];
-    if (!detail::is_off(first.roi, better[k], far_way, far_turn)) {
-      std::vector<float> mean = detail::moved(first.params, first.roi, better[k], first.crop_size);
-      for (std::size_t i = 0; i < mean.size(); ++i) {
-        mean[i] = (mean[i] + seen[k].params[i]) / 2;
+  for (int look = 1; look < looks; ++look) {
+    std::vector<Roi> better;
+    std::vector<std::size_t> again, alone;
+    for (const std::size_t i : asked) {
+      const Roi own = detail::asked_roi(faces[i]);
+      if (detail::is_off(faces[i].roi, own, way, turn)) {
+        again.push_back(i);
+        better.push_back(detail::on_grid(own));
       }
-      seen[k] = face(mean, better[k]);
     }
-    first = std::move(seen[k]);
+    if (again.empty()) {
+      break;
+    }
+    auto seen = reconstruct(image, better);
+    for (std::size_t k = 0; k < again.size(); ++k) {
+      Face& first = faces[again[k]];
+      if (detail::is_off(first.roi, better[k], far_way, far_turn)) {
+        alone.push_back(again[k]);
+      } else {
+        std::vector<float> mean = detail::moved(first.params, first.roi, better[k], first.crop_size);
+        for (std::size_t i = 0; i < mean.size(); ++i) {
+          mean[i] = (mean[i] + seen[k].params[i]) / 2;
+        }
+        seen[k] = face(mean, better[k]);
+      }
+      first = std::move(seen[k]);
+    }
+    asked = std::move(alone);
   }
   return faces;
 }

@@ -163,9 +163,10 @@ def test_the_example_gives_pythons_landmarks_pose_and_mesh(demo, photo, tmp_path
     assert np.array_equal(ours["f"], pythons["f"]) and np.array_equal(ours["vt"], pythons["vt"])
 
 
-def test_a_second_look_is_pythons(demo, photo):
-    boxes = [(173, 85, 98, 98), (165, 72, 105, 105), (150, 40, 150, 150)]  # as the face asks for, off, and far off
-    said = call_demo(demo, photo, boxes=boxes, more=["--looks", "2"])
+def test_further_looks_are_pythons(demo, photo):
+    # As the face asks for; off; far off; so far that a second region is, too
+    boxes = [(173, 85, 98, 98), (165, 72, 105, 105), (150, 40, 150, 150), (173, 10, 100, 100), (60, 0, 300, 300)]
+    said = call_demo(demo, photo, boxes=boxes, more=["--looks", "4"])
     assert said.returncode == 0, said.stderr
     _, landmarks = read_demo(said.stdout)
     image = read_image(ROOT / "examples" / "astronaut.jpg")

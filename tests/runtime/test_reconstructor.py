@@ -22,7 +22,7 @@ from runtime import (
 from runtime.detection import Detection
 from runtime.engines import load_engine
 from runtime.pose import euler_to_rotation
-from runtime.regions import joined, second_rois
+from runtime.regions import LOOKS, Looks, is_off
 from tests.runtime.conftest import SIZE, make_manifest, write_engine
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -113,14 +113,47 @@ def test_what_two_looks_say_of_a_face_is_averaged_unless_the_first_was_far_off()
         known = reconstruct(photo)[0].roi
         for way, turn, share in ((0.07, 9.0, 0.5), (0.12, 0.0, 0.0), (0.0, 30.0, 0.0)):
             first = dataclasses.replace(known, center_x=known.center_x + way * known.side, angle=known.angle + turn)
-            params = reconstruct.run(photo, [first])
-            (once,) = reconstruct.faces(params, [first])
-            again = second_rois(params, once.landmarks[None], [first], once.crop_size)
-            (second,) = reconstruct.faces(seen := reconstruct.run(photo, [again[0]]), [again[0]])
-            (both,) = reconstruct.faces(joined(params, [first], again, seen, once.crop_size), [again[0]])
+            once, looks = first_look(reconstruct, photo, first)
+            (second,) = reconstruct.faces(seen := reconstruct.run(photo, [looks.again[0]]), [looks.again[0]])
+            looks.take(seen)
+            (both,) = reconstruct.faces(looks.params, looks.rois)
             expected = share * once.landmarks + (1 - share) * second.landmarks
             np.testing.assert_allclose(both.landmarks, expected, atol=0.02 * share * known.side / 10 + 1e-3)
             assert np.abs(once.landmarks - second.landmarks).max() > 0.01 * known.side
+
+
+def first_look(reconstruct, photo, roi):
+    params = reconstruct.run(photo, [roi])
+    (face,) = reconstruct.faces(params, [roi])
+
+    def decode(params, rois):
+        return np.stack([face.landmarks for face in reconstruct.faces(params, rois)])
+
+    return face, Looks(params, face.landmarks[None], [roi], face.crop_size, decode)
+
+
+def test_a_face_far_off_is_looked_at_until_its_region_stays():
+    photo = read_image(EXAMPLES / "astronaut.jpg")
+    counts = []
+    with Reconstructor() as reconstruct:
+        known = reconstruct(photo)[0].roi
+        for turn in range(-180, 180, 60):
+            first = dataclasses.replace(known, center_y=known.center_y + 0.2 * known.side, angle=known.angle + turn)
+            _, looks = first_look(reconstruct, photo, first)
+            counts.append(1)
+            while looks.again:
+                looks.take(reconstruct.run(photo, list(looks.again.values())))
+                counts[-1] += 1
+            assert not is_off(looks.rois[0], known, way=0.08, turn=8.0), turn
+    assert min(counts) == 2 and 3 <= max(counts) <= LOOKS
+
+
+def test_a_face_that_no_region_fits_is_looked_at_no_more_than_four_times(engine_file):
+    with Reconstructor(engine_file) as inner:
+        engine = Recorder(inner.engine)
+        found = Reconstructor(engine, detector=Finds((20, 40, 60, 80)))
+        found.reconstruct([found.prepare(IMAGE), found.prepare(IMAGE, [(20, 40, 60, 80)])])
+    assert engine.batches == [2, 1, 1, 1] and len(engine.batches) == LOOKS
 
 
 def test_grey_images_are_converted_and_boxes_may_reach_out(engine_file):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from runtime.detection import FaceDetector, roi_from_detection
 from runtime.errors import InvalidInputError
 from runtime.face_model import LANDMARKS, FaceModel
-from runtime.regions import asked_rois, joined, second_rois
+from runtime.regions import Looks, asked_rois
 from runtime.roi import Roi, crop
 from training.data.aflw2000 import AnnotatedFace
 from training.data.landmarks import PointFace, Scheme
@@ -189,14 +189,14 @@ def _looked_again(
     """Landmarks (B, 68, 3) as `Reconstructor` gives them of detected regions: seen again where those were off."""
     found = [number for number, roi in enumerate(regions) if roi is not None]
     rois = [roi for roi in regions if roi is not None]
-    again = second_rois(params[found], landmarks[found], rois, size)
-    if not again:
+    if not found:
         return landmarks
-    better = {found[number]: roi for number, roi in again.items()}
-    seen = run([better.get(number) for number in range(len(regions))])[0][list(better)]
+    looks = Looks(params[found], landmarks[found], rois, size, lambda own, at: place(face_model, own, at, size))
+    while looks.again:
+        better = {found[number]: roi for number, roi in looks.again.items()}
+        looks.take(run([better.get(number) for number in range(len(regions))])[0][list(better)])
     result = landmarks.copy()
-    both = joined(params[found], rois, again, seen, size)
-    result[list(better)] = place(face_model, both, list(better.values()), size)
+    result[found] = place(face_model, looks.params, looks.rois, size)
     return result
 
 

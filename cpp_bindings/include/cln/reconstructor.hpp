@@ -39,8 +39,9 @@ class Reconstructor {
 
   /// `faces` of `image`, in their order, those seen again whose region was off by more than 5 % of its side (10 % in
   /// size, 8 degrees) from the one that they ask for: for boxes that a detector estimated. What both looks say is
-  /// averaged; where the first region was off by 8 % (16 %, 20 degrees), the second look stands alone. The engine runs
-  /// once more, for those alone. Throws Error(invalid_input): no image, or a face of another reconstructor.
+  /// averaged; where the first region was off by 8 % (16 %, 20 degrees), the second look stands alone, and may ask for
+  /// another, up to four looks in all. The engine runs once more for each round of looks, for those faces alone.
+  /// Throws Error(invalid_input): no image, or a face of another reconstructor.
   std::vector<Face> look_again(const ImageView& image, std::vector<Face> faces);
 
   /// The face that params (num_params,) of a region's crop stand for. Throws Error(invalid_input): other params, or no

@@ -15,7 +15,7 @@ import { FaceModel } from "./cln/face_model";
 import { toGlb } from "./cln/glb";
 import { type ImageSource, PixelReader, type Pixels } from "./cln/image";
 import { type Manifest, readManifest } from "./cln/manifest";
-import { joined, secondRoi } from "./cln/regions";
+import { furtherRoi, isFar, joined, LOOKS } from "./cln/regions";
 import { crop, type Roi } from "./cln/roi";
 import { type TrackedFace, Tracker, type TrackerOptions } from "./cln/tracking";
 
@@ -96,21 +96,22 @@ export class Reconstructor {
     const rois = found.map(roiFromDetection);
     const params = await this.infer(this.crops(pixels, rois));
     const faces = found.map(({ box, score }, i) => this.face(params[i], rois[i], score, box));
-    // Those whose detected region was off are looked at once more, in the one they ask for.
-    const again = faces.flatMap((face, i) => {
-      const roi = secondRoi(face);
-      return roi ? [{ i, roi }] : [];
-    });
-    const better = await this.infer(
-      this.crops(
-        pixels,
-        again.map(({ roi }) => roi),
-      ),
-    );
-    again.forEach(({ i, roi }, k) => {
-      const params = joined(faces[i], roi, better[k], this.inputSize);
-      faces[i] = this.face(params, roi, found[i].score, found[i].box);
-    });
+    // Those whose region was off are looked at again, in the one they ask for, until it is near.
+    let asked = faces.map((_, i) => i);
+    for (let look = 1; look < LOOKS; look++) {
+      const again = asked.flatMap((i) => {
+        const roi = furtherRoi(faces[i]);
+        return roi ? [{ i, roi }] : [];
+      });
+      if (again.length === 0) break;
+      const rois = again.map(({ roi }) => roi);
+      const better = await this.infer(this.crops(pixels, rois));
+      asked = again.filter(({ i, roi }) => isFar(faces[i].roi, roi)).map(({ i }) => i);
+      again.forEach(({ i, roi }, k) => {
+        const params = joined(faces[i], roi, better[k], this.inputSize);
+        faces[i] = this.face(params, roi, found[i].score, found[i].box);
+      });
+    }
     return faces;
   }
 

@@ -1,6 +1,6 @@
 /**
  * The region that a face asks for itself, once the network has seen it, whether the one it was seen in was off, and what
- * two looks say together, as in `runtime/regions.py`.
+ * further looks say together, as in `runtime/regions.py`.
  */
 import { constants } from "./constants";
 import type { Face } from "./face";
@@ -8,6 +8,8 @@ import { multiply } from "./pose";
 import { inverseOf, linearOf, onGrid, placement, type Roi, roiFromLandmarks } from "./roi";
 
 const { way: WAY, turn: TURN, farWay: FAR_WAY, farTurn: FAR_TURN } = constants.regions;
+/** At one face of a photograph, at most. */
+export const LOOKS = constants.regions.looks;
 
 /** The region that a face's landmarks give, turned as its head is; of one seen from far above or below, as its own. */
 export function ownRoi(face: Face): Roi {
@@ -29,14 +31,19 @@ export function angleBetween(angle: number, other: number): number {
 }
 
 /** Where to look again at a face of a photograph, if its region was off. */
-export function secondRoi(face: Face): Roi | undefined {
+export function furtherRoi(face: Face): Roi | undefined {
   const better = ownRoi(face);
   return isOff(face.roi, better, WAY, TURN) ? onGrid(better) : undefined;
 }
 
+/** Whether a region is so far off that what was seen in it no longer counts. */
+export function isFar(roi: Roi, better: Roi): boolean {
+  return isOff(roi, better, FAR_WAY, FAR_TURN);
+}
+
 /** What a first look at a face and a second one, in `roi`, say together: params in the frame of the second's crop. */
 export function joined(first: Face, roi: Roi, seen: Float32Array, size: number): Float32Array {
-  if (isOff(first.roi, roi, FAR_WAY, FAR_TURN)) return seen;
+  if (isFar(first.roi, roi)) return seen;
   return moved(first.params, first.roi, roi, size).map((value, i) => (value + seen[i]) / 2);
 }
 
