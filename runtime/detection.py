@@ -56,6 +56,10 @@ _WORK_SIZE = 960  # in larger images, small faces are searched for in tiles
 # heads with the detector's own keypoints, whose tragions lie further in than the ends of the jaw line.
 _CENTER_WEIGHTS = np.array([-0.1, -0.1, 0.0, 0.5, 0.35, 0.35])
 _BOX_PER_SPREAD = 3.1
+# Keypoints crowd together on some faces, ones that are very near or in profile mostly: of 1,706 renders one in sixty
+# had a region of less than 0.6 of the side that it should have. The detector's box times 1.36 is right in the median,
+# too, and four fifths of that are the least: the mean error in the first regions falls from 2.46 to 2.33 %.
+_LEAST_PER_BOX = 0.8 * 1.36
 # The head's vertical runs from between the eyes to the mouth, but leans over as the head turns, since the mouth lies
 # further in front; so does the line from between the ears to the nose, and this part of it makes up for that: 2 to 5
 # degrees are left from front to profile, where the eyes' own line errs by 4 to 11. Settled between the face model's
@@ -106,7 +110,7 @@ def roi_from_detection(detection: Detection) -> Roi:
     points = detection.keypoints.astype(np.float64)
     center_x, center_y = (float(v) for v in _CENTER_WEIGHTS @ points)
     spread = float(np.sqrt(np.square(points - points.mean(axis=0)).sum(axis=1).mean()))
-    side = math.sqrt(2) * _BOX_PER_SPREAD * spread
+    side = max(math.sqrt(2) * _BOX_PER_SPREAD * spread, _LEAST_PER_BOX * max(detection.box[2:]))
     return Roi(center_x=center_x, center_y=center_y, side=side, angle=head_angle(points))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -288,3 +289,5 @@ def test_the_region_of_keypoints_by_hand() -> None:
     assert (roi.center_x, roi.center_y) == pytest.approx((20.0, 0.5 * 24 + 0.7 * 6))
     spread = np.sqrt(np.square(keypoints - keypoints.mean(axis=0)).sum(axis=1).mean())
     assert roi.side == pytest.approx(2**0.5 * 3.1 * spread) and roi.angle == pytest.approx(0.0)
+    crowded = Detection(box=(-40, -20, 90, 100), score=1.0, keypoints=keypoints)
+    assert roi_from_detection(crowded) == dataclasses.replace(roi, side=0.8 * 1.36 * 100)

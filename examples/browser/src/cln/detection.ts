@@ -13,7 +13,8 @@ import type { Pixels } from "./image";
 import { angleBetween } from "./regions";
 import { crop, onGrid, type Roi, roundHalfEven, toCrop, toImage2d } from "./roi";
 
-const { view: VIEW, cell: CELL, candidate, small, workSize, centerWeights, boxPerSpread } = constants.detection;
+const { view: VIEW, cell: CELL, candidate, small, workSize } = constants.detection;
+const { centerWeights, boxPerSpread, leastPerBox } = constants.detection;
 const { lean, tilted, upright, turns: TURNS, scoreThreshold, iouThreshold, turnedSurer } = constants.detection;
 const { landscape } = constants.detection; // rows of a landscape's first view
 const FINE = 16; // steps of a pixel that an outline is rounded to
@@ -32,8 +33,9 @@ interface Vote {
   readonly score: number;
 }
 
-/** The region to crop: centre, side and angle from the keypoints, which hold from profile to profile. */
-export function roiFromDetection({ keypoints }: Detection): Roi {
+/** The region to crop: centre, side and angle from the keypoints, which hold from profile to profile. Where these crowd
+ * together, the box says how small it may be. */
+export function roiFromDetection({ box, keypoints }: Detection): Roi {
   let [centerX, centerY, meanX, meanY, square] = [0, 0, 0, 0, 0];
   for (let i = 0; i < 6; i++) {
     centerX += centerWeights[i] * keypoints[2 * i];
@@ -42,7 +44,8 @@ export function roiFromDetection({ keypoints }: Detection): Roi {
     meanY += keypoints[2 * i + 1] / 6;
   }
   for (let i = 0; i < 6; i++) square += (keypoints[2 * i] - meanX) ** 2 + (keypoints[2 * i + 1] - meanY) ** 2;
-  const side = constants.roi.sidePerLength * boxPerSpread * Math.sqrt(square / 6);
+  const spread = constants.roi.sidePerLength * boxPerSpread * Math.sqrt(square / 6);
+  const side = Math.max(spread, leastPerBox * Math.max(box[2], box[3]));
   return { centerX, centerY, side, angle: headAngle(keypoints) };
 }
 
