@@ -60,7 +60,7 @@ def average(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
         for name, tensor in last.state_dict.items()
     }
     training = {"mean_of": [dict(one.training) for one in checkpoints]}
-    commands = "\n".join(dict.fromkeys(one.command for one in checkpoints))
+    commands = "\n".join(dict.fromkeys(line for one in checkpoints for line in one.command.splitlines()))
     return replace(last, state_dict=state, training=training, command=commands, test={})
 
 
