@@ -376,7 +376,7 @@ def study(folder: Path, face_model: FaceModel, oracle: Oracle) -> tuple[Study, O
 
 def test_a_study_takes_its_regions_from_where_it_says(study: tuple[Study, Oracle]) -> None:
     result, oracle = study
-    labels, detected, again, looked, second = oracle.regions
+    labels, detected, again, looked, further, second = oracle.regions
     for face, roi in zip(result.faces, labels, strict=True):
         assert roi == Roi.from_landmarks(face.landmarks)
     for number, roi in zip((0, 2, 3), detected, strict=True):
@@ -396,7 +396,12 @@ def test_a_study_takes_its_regions_from_where_it_says(study: tuple[Study, Oracle
     pairs = list(zip(labels, second, strict=True))
     off, far = (np.array([is_off(*pair, way=w, turn=t) for pair in pairs]) for w, t in ((0.05, 8), (0.08, 20)))
     assert looked == [on_grid(own) for own, was_off in zip(second, off, strict=True) if was_off]
-    # What both looks say is averaged, so that half of the first one's error is left; far off, the second stands alone.
+    # What both looks say is averaged, so that half of the first one's error is left; far off, the second stands alone,
+    # and asks for another where the first one's error has put it.
+    alone = [face for face, was_far in zip(result.faces, far, strict=True) if was_far]
+    for face, roi in zip(alone, further, strict=True):
+        expected = Roi.from_landmarks(face.landmarks, angle=roi.angle)
+        assert (roi.center_x, roi.side) == pytest.approx((expected.center_x, expected.side), abs=1.0)
     assert far.any() and (off & ~far).any()
     left = np.where(far, 0.0, np.where(off, 0.5, 1.0))
     np.testing.assert_allclose(result.looks[Look.SECOND_LOOK], result.accuracy.errors * left, rtol=0.02, atol=1e-4)
@@ -434,7 +439,7 @@ def test_points_too_are_looked_at_in_the_detector_s_regions(
         for face in photographs
     ]
     result = study_points(oracle, SIZE, face_model, faces, IBUG_68, FakeDetector(photographs))
-    assert result.missed == ["b"] and len(oracle.regions) == 5
+    assert result.missed == ["b"] and len(oracle.regions) == 6
     assert np.nanmax(result.looks[Look.DETECTOR]) < 0.01 < 1 < result.accuracy.errors.min()
     assert result.looks[Look.SECOND_PASS].max() < 0.01
     rows = {row.what: row for row in study_rows("set", "NME", result, 50)}
