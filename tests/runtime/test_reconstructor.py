@@ -107,6 +107,17 @@ def test_a_face_whose_detected_region_was_off_is_cut_again():
     assert abs(again.roi.center_x - known.roi.center_x) < 0.03 * known.roi.side
 
 
+def test_further_looks_at_two_photographs_are_those_at_each():
+    photo = read_image(EXAMPLES / "astronaut.jpg")
+    with Reconstructor(detector=Finds((150, 40, 150, 150))) as reconstruct:
+        prepared = [reconstruct.prepare(image) for image in (photo, np.roll(photo[:, ::-1], -60, axis=1))]
+        alone = [reconstruct.reconstruct([one])[0][0] for one in prepared]
+        together = [faces[0] for faces in reconstruct.reconstruct(prepared)]
+    for one, both, first in zip(alone, together, prepared, strict=True):
+        assert one.roi == both.roi != first.rois[0]
+        np.testing.assert_allclose(one.landmarks, both.landmarks, atol=0.01)
+
+
 def test_what_two_looks_say_of_a_face_is_averaged_unless_the_first_was_far_off():
     photo = read_image(EXAMPLES / "astronaut.jpg")
     with Reconstructor() as reconstruct:
