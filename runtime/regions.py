@@ -87,12 +87,14 @@ class Looks:
             most: Looks at one face.
         """
         self.params = params
-        """What all looks say (F, 12 + S + E), in the frames of the crops of `rois`."""
+        """What all looks say (F, 12 + S + E), in the frames of `rois`' crops: the array given where one was enough."""
         self.rois = list(rois)
         """The last regions (F)."""
         self._size, self._decode, self._left = size, decode, most - 1
         self.again = self._off(range(len(rois)), landmarks)
         """Where to look again: regions (K) by the numbers of their faces."""
+        if self.again:
+            self.params = params.copy()  # an engine may have given its own memory, which its next call writes to
 
     def take(self, seen: NDArray[np.float32]) -> None:
         """Take in the params (K, 12 + S + E) of the crops of `again`."""
@@ -101,7 +103,6 @@ class Looks:
         pairs = zip(rois, better, strict=True)
         far = np.array([is_off(roi, own, way=_FAR_WAY, turn=_FAR_TURN) for roi, own in pairs], dtype=bool)
         mean = (_moved(self.params[numbers], rois, better, self._size) + seen) / 2
-        self.params = self.params.copy()  # an engine may have given its own memory
         self.params[numbers] = np.where(far[:, np.newaxis], seen, mean)
         for number, roi in self.again.items():
             self.rois[number] = roi
