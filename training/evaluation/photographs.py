@@ -38,11 +38,11 @@ class Look(StrEnum):
     """A way to look at a face beside the one in the labels' region: where its region comes from."""
 
     DETECTOR = "detector"
-    """From a face detector, with a second look at those that were off; a face that it missed has no answer."""
+    """From a face detector, with further looks at those that were off; a face that it missed has no answer."""
     FIRST_LOOK = "first_look"
-    """The same without the second look."""
+    """The same without further looks."""
     SECOND_LOOK = "second_look"
-    """From the labels, with a second look at those that were off by what the first one saw."""
+    """From the labels, with further looks at those that were off by what the first one saw."""
     SECOND_PASS = "second_pass"
     """As a tracker has it: around the landmarks found in the labels' region, turned as the head is."""
 

@@ -32,7 +32,7 @@ PROTOCOL = (
     "or the published crop), one pass, one crop per face, unless the row says otherwise. "
     "Of several detections the one nearest to the ground-truth region counts, if its centre is within that region's "
     "half side; a face without one is missed, and left out of the detector's row and of both sides of its ratio; a "
-    "face whose detected region turns out to be off is looked at a second time, as in use: what both looks say is "
+    "face whose detected region turns out to be off is looked at again, as in use: what both looks say is "
     "averaged unless the first region was far off. "
     "NME 3D counts each side's depth from its landmarks' mean, over the same sqrt(w h). AFLW's 21 points are "
     "means of the 68 (the jaw's for the ears, as 3DDFA's AFLW protocol has it); on AFLW the annotated ones count, over "
@@ -253,8 +253,8 @@ def study_rows(name: str, what: str, study: Study, coefficients: int) -> list[Ro
             ),
         ]
     others = {
-        Look.FIRST_LOOK: "the face detector's regions without the second look",
-        Look.SECOND_LOOK: "a second look where the first asks for it",
+        Look.FIRST_LOOK: "the face detector's regions without further looks",
+        Look.SECOND_LOOK: "further looks where the first asks for them",
         Look.SECOND_PASS: "second pass on the first one's landmarks",
     }
     return rows + [
