@@ -354,7 +354,7 @@ class Tracker:
         from runtime.detection import roi_from_detection
 
         roi = found.next_roi
-        view = replace(roi, side=2.2 * roi.side)
+        view = on_grid(replace(roi, side=2.2 * roi.side))
         picture = crop(self._to_host(image), [view], 192)[0]
         track.checked = time
         for detection in self._glance.detect(picture):

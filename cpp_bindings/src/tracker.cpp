@@ -550,6 +550,7 @@ bool Tracker::State::confirm(const ImageView& image, Track& track, const Found& 
                              bool changed) {
   Roi view = found.next;
   view.side *= 2.2;
+  view = detail::on_grid(view);
   std::vector<std::uint8_t> pixels(static_cast<std::size_t>(view_size) * view_size * 3);
   crop(image, &view, 1, view_size, pixels.data());
   track.checked = time;

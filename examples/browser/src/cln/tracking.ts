@@ -275,7 +275,7 @@ export class Tracker {
     time: number,
     changed: boolean,
   ): Promise<boolean> {
-    const view = { ...roi, side: 2.2 * roi.side };
+    const view = onGrid({ ...roi, side: 2.2 * roi.side });
     track.checked = time;
     const cut = new Uint8Array(VIEW * VIEW * 3);
     crop(image, view, VIEW, cut);
